@@ -1,0 +1,232 @@
+"""Delivery: a queue per receiver, in order, at the receiver's pace, with retries until it is delivered or given up.
+
+The promise is "at least once": an answer that was lost (`Ambiguous`) is followed by another attempt under the same
+notification id, and the result says that the message may be there twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, assert_never
+
+from notifiers.message import Message
+from notifiers.notification import Notification
+from rules.quantities import MINUTE, SECOND
+
+GIVE_UP_AFTER_MS: Final = 10 * MINUTE
+FIRST_DELAY_MS: Final = SECOND
+LONGEST_DELAY_MS: Final = MINUTE
+CAPACITY: Final = 1_000
+"""Messages that wait for one receiver; whoever hands in more waits too."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has it. `receipt` is its own name for the message (Slack: `channel/ts`), possibly empty."""
+
+    receipt: str
+    possibly_repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The receiver will never take it as it is: a wrong channel, a dead token, an invalid message."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not taken, but may be later; `after_ms` is the wait that the receiver asked for."""
+
+    reason: str
+    after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """It may or may not have been taken: the connection was lost, or no answer came in time."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """No attempt succeeded within the time allowed; `possibly_delivered` if an answer was lost on the way."""
+
+    reason: str
+    attempts: int
+    possibly_delivered: bool
+
+
+Outcome = Delivered | Refused | Retry | Ambiguous
+"""What one attempt gave."""
+
+Result = Delivered | Refused | GaveUp
+"""How the delivery of a notification ended."""
+
+OnDone = Callable[[Notification, Result], Awaitable[None]]
+
+
+class Receiver(Protocol):
+    """Somewhere to send messages to. `deliver` answers with an outcome instead of raising."""
+
+    @property
+    def name(self) -> str:
+        """The receiver's name in the configuration."""
+        ...
+
+    @property
+    def interval_ms(self) -> int:
+        """The least time between two attempts."""
+        ...
+
+    async def deliver(self, notification: Notification, message: Message) -> Outcome:
+        """One attempt, without retries and without waiting for its turn."""
+        ...
+
+
+def retry_delay(attempt: int, outcome: Retry | Ambiguous, seed: str) -> int:
+    """Milliseconds to wait after attempt number `attempt` (from 1).
+
+    What the receiver asked for, or else 1 s doubled with each attempt up to a minute; spread over a tenth of it by a
+    hash of `seed`, so that many workers do not come back in the same moment and a test is repeatable.
+    """
+    asked = outcome.after_ms if isinstance(outcome, Retry) else None
+    delay = asked or min(FIRST_DELAY_MS << min(attempt - 1, 16), LONGEST_DELAY_MS)
+    digest = hashlib.blake2b(f"{seed}:{attempt}".encode(), digest_size=4).digest()
+    return delay + delay * int.from_bytes(digest) // (10 << 32)
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class _Line:
+    """The queue of one receiver."""
+
+    receiver: Receiver
+    queue: asyncio.Queue[tuple[Notification, Message]]
+    last_attempt_ms: int | None = None
+
+
+class Outbox:
+    """Delivers notifications, each receiver on its own, and reports each end to `on_done`.
+
+    `now_ms` is a monotonic clock in milliseconds and `sleep` takes seconds. Cancelling `run` ends it at once: what was
+    not reported to `on_done` counts as not sent, and is sent again after the next start under the same id.
+    """
+
+    def __init__(
+        self,
+        receivers: Iterable[Receiver],
+        on_done: OnDone,
+        *,
+        give_up_after_ms: int = GIVE_UP_AFTER_MS,
+        capacity: int = CAPACITY,
+        now_ms: Callable[[], int] = _monotonic_ms,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._lines = {
+            receiver.name: _Line(receiver, asyncio.Queue(maxsize=max(capacity, 1))) for receiver in receivers
+        }
+        self._on_done = on_done
+        self._give_up_after_ms = give_up_after_ms
+        self._now_ms = now_ms
+        self._sleep = sleep
+        self._waiting: set[str] = set()
+
+    async def put(self, notification: Notification, message: Message) -> bool:
+        """Hand in a notification for its receiver; waits while that receiver's queue is full.
+
+        Returns False, and does nothing, where the same id is already under way.
+
+        Raises:
+            KeyError: no such receiver.
+        """
+        line = self._lines[notification.receiver]
+        if notification.id in self._waiting:
+            return False
+        self._waiting.add(notification.id)
+        try:
+            await line.queue.put((notification, message))
+        except asyncio.CancelledError:
+            self._waiting.discard(notification.id)
+            raise
+        return True
+
+    async def join(self) -> None:
+        """Wait until everything handed in has been reported to `on_done`."""
+        for line in self._lines.values():
+            await line.queue.join()
+
+    async def run(self) -> None:
+        """Deliver until cancelled. An error in `on_done` ends it: what cannot be logged must not go on."""
+        async with asyncio.TaskGroup() as group:
+            for line in self._lines.values():
+                group.create_task(self._drain(line), name=f"outbox {line.receiver.name}")
+
+    async def _drain(self, line: _Line) -> None:
+        while True:
+            notification, message = await line.queue.get()
+            result = await self._deliver(line, notification, message)
+            await self._on_done(notification, result)
+            self._waiting.discard(notification.id)
+            line.queue.task_done()
+
+    async def _deliver(self, line: _Line, notification: Notification, message: Message) -> Result:
+        deadline_ms = self._now_ms() + self._give_up_after_ms
+        attempt, lost_answer = 0, False
+        while True:
+            attempt += 1
+            outcome = await self._attempt(line, notification, message)
+            match outcome:
+                case Delivered():
+                    return replace(outcome, possibly_repeated=lost_answer)
+                case Refused():
+                    _log.error(
+                        "%s refused notification %s: %s", line.receiver.name, notification.id, outcome.reason
+                    )
+                    return outcome
+                case Retry():
+                    pass
+                case Ambiguous():
+                    lost_answer = True
+                case _:
+                    assert_never(outcome)
+            left_ms = deadline_ms - self._now_ms()
+            what = "lost answer" if isinstance(outcome, Ambiguous) else "failed"
+            place = (line.receiver.name, notification.id, attempt)
+            if left_ms <= 0:
+                _log.error("%s: notification %s given up after attempt %d: %s", *place, outcome.reason)
+                return GaveUp(outcome.reason, attempt, lost_answer)
+            # A wait beyond the deadline is cut to it: one last attempt is better than a message lost.
+            delay_ms = min(retry_delay(attempt, outcome, notification.id), left_ms)
+            _log.warning(
+                "%s: notification %s, attempt %d, %s (%s), again in %d ms",
+                *place,
+                what,
+                outcome.reason,
+                delay_ms,
+            )
+            await self._sleep(delay_ms / SECOND)
+
+    async def _attempt(self, line: _Line, notification: Notification, message: Message) -> Outcome:
+        if line.last_attempt_ms is not None:
+            early_ms = line.last_attempt_ms + line.receiver.interval_ms - self._now_ms()
+            if early_ms > 0:
+                await self._sleep(early_ms / SECOND)
+        line.last_attempt_ms = self._now_ms()
+        try:
+            return await line.receiver.deliver(notification, message)
+        except Exception as error:  # noqa: BLE001 - a fault of one receiver must not stop the others
+            # Its text is left out: errors of HTTP clients quote URLs, and a webhook's URL is a secret.
+            return Ambiguous(f"unexpected {type(error).__name__}")

@@ -1,0 +1,457 @@
+"""Calls as columns: one batch decoded once, its dimensions as codes and its quantities as stored integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.labels import LABEL_PREFIX, NONE, STANDARD_DIMENSIONS, Matcher
+from rules.view import FieldKind, Selection, View
+from streams.distinct import sketch_keys
+from streams.event import FIELDS, NO_CONTENT, NO_TOKENS, CallError, decoder, finish_reason
+from streams.histogram import bucket_index
+from streams.records import Records, Rejected
+from streams.times import UNKNOWN, parse_times
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+DIMENSION_CHARACTERS: Final = 200
+"""Longer dimension values are cut: they come from outside, and end up in series, records and messages."""
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
+_STORED: Final = {"latency": ("latency_ms", 1_000), "ttft": ("ttft_ms", 1_000)}
+_SCORE_SCALE: Final = 1_000_000
+_RATE_SCALE: Final = 1_000
+
+
+class Dictionary(dict[Any, int]):
+    """Codes of a dimension's values, in order of first sight. Reads like a dict; a new value gets the next code."""
+
+    def __init__(self, spelling: Callable[[Any], str] | None = None) -> None:
+        super().__init__()
+        self.values_by_code: list[str] = []
+        self._by_text: dict[str, int] = {}
+        self._spelling = spelling
+        self._sketch: Ints = np.zeros(0, np.int64)
+        self._passing: dict[Matcher, Bools] = {}
+
+    def sketch_keys(self) -> Ints:
+        """int64 by code: the distinct-count key of each value."""
+        have = len(self._sketch)
+        if have < len(self.values_by_code):
+            self._sketch = np.concatenate((self._sketch, sketch_keys(self.values_by_code[have:])))
+        return self._sketch
+
+    def passing(self, matcher: Matcher) -> Bools:
+        """bool by code: which values pass a matcher."""
+        found = self._passing.get(matcher)
+        have = 0 if found is None else len(found)
+        if found is None or have < len(self.values_by_code):
+            more = np.array([matcher.matches(text) for text in self.values_by_code[have:]], bool)
+            found = self._passing[matcher] = more if found is None else np.concatenate((found, more))
+        return found
+
+    def present(self) -> Bools:
+        """bool by code: every value but `<none>`."""
+        return ~self.passing(_ABSENT)
+
+    def __missing__(self, value: Any) -> int:
+        text = (
+            NONE
+            if value is None
+            else (self._spelling(value) if self._spelling else value)[:DIMENSION_CHARACTERS]
+        )
+        code = self._by_text.get(text)
+        if code is None:
+            code = self._by_text[text] = len(self.values_by_code)
+            self.values_by_code.append(text)
+        self[value] = code
+        return code
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a set of views reads of an event: fields, top-level label names."""
+
+    fields: frozenset[str] = frozenset()
+    labels: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, views: Iterable[View]) -> Needs:
+        """The needs of all views together."""
+        fields: set[str] = set()
+        labels: set[str] = set()
+        for view in views:
+            for dimension in (*view.by, *(matcher.dimension for matcher in view.where)):
+                if dimension.startswith(LABEL_PREFIX):
+                    labels.add(dimension.removeprefix(LABEL_PREFIX))
+                    fields.add("labels")
+                elif dimension in STANDARD_DIMENSIONS or dimension in ("finish_reason", "streaming"):
+                    fields.add(dimension)
+            for wanted in view.fields:
+                fields |= _column_fields(wanted.column)
+                if wanted.selection in (Selection.FINISHED, Selection.TRUNCATED, Selection.REFUSED):
+                    fields.add("finish_reason")
+                if wanted.selection in (Selection.UNPRICED, Selection.PRICEABLE):
+                    fields |= {"provider", "cost_usd"}
+                if wanted.kind is FieldKind.DISTINCT:
+                    fields.add(wanted.column)
+        return cls(frozenset(fields), frozenset(labels - set(FIELDS)))
+
+
+def _column_fields(column: str) -> set[str]:
+    if column == "ttft" or column == "output_tokens_per_second":
+        return {"ttft_ms", "latency_ms"}
+    if column == "spend":
+        return {"provider", "cost_usd"}
+    for prefix, name in (("stage.", "stages_ms"), ("content.", "content"), ("score.", "scores")):
+        if column.startswith(prefix):
+            return {name}
+    return set()
+
+
+class Pricing(Protocol):
+    """Prices a batch: nano-dollars of each call, int64[n], UNKNOWN where it is unpriced."""
+
+    def __call__(self, batch: Batch) -> Ints: ...
+
+
+@dataclass
+class Reader:
+    """Decodes records of one source for a fixed set of needs. Its dictionaries are the only state."""
+
+    needs: Needs
+    price: Pricing
+    dictionaries: dict[str, Dictionary] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._extras = {name: f"extra_{i}" for i, name in enumerate(sorted(self.needs.labels))}
+        self._decode = decoder(self.needs.fields, self.needs.labels).decode
+
+    def read(self, records: Records) -> tuple[Batch, list[Rejected]]:
+        """The calls of the records, and those that are none with the reason why.
+
+        Times are resolved here: `at`, or `started_at` + latency, or the record's time.
+        """
+        calls: list[Any] = []
+        reasons: dict[int, str] = {}
+        values = records.values
+        iterator = map(self._decode, values)  # type: ignore[arg-type]  # None raises, and is rejected like other faults
+        while True:
+            try:
+                calls.extend(iterator)
+                break
+            except _UNREADABLE as error:
+                reasons[len(calls)] = _reason(values[len(calls)], error)
+                calls.append(_PLACEHOLDER)
+        at, latency, faults = _times(calls, records.times_ms)
+        reasons = faults | reasons
+        batch = Batch(self, calls, list(values), records.offsets, at, latency, records.times_ms)
+        if not reasons:
+            return batch, []
+        rejected = [
+            Rejected(records.source, int(records.offsets[index]), reason, values[index])
+            for index, reason in sorted(reasons.items())
+        ]
+        kept = np.ones(len(calls), bool)
+        kept[list(reasons)] = False
+        return batch.take(np.flatnonzero(kept)), rejected
+
+
+class _Placeholder:
+    """Stands for a record that could not be decoded until it is taken out."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+_PLACEHOLDER: Final = _Placeholder()
+
+
+def _reason(value: bytes | None, error: Exception) -> str:
+    if value is None:
+        return "null value"
+    return f"not a call event: {error}"[:500] or type(error).__name__
+
+
+def _times(calls: list[Any], record_ms: Ints) -> tuple[Ints, Ints, dict[int, str]]:
+    """Event times, latencies in microseconds, and reasons for calls whose times cannot be used."""
+    at, faults = parse_times(list(map(attrgetter("at"), calls)))
+    latency = _stored(list(map(attrgetter("latency_ms"), calls)), 1_000)
+    started_values = list(map(attrgetter("started_at"), calls))
+    missing = at == UNKNOWN
+    if started_values.count(None) != len(calls):
+        started, more = parse_times(started_values)
+        faults = more | faults
+        known = started != UNKNOWN
+        at = np.where(missing & known & (latency != UNKNOWN), started + latency // 1000, at)
+        fill = known & (latency == UNKNOWN) & (at != UNKNOWN)
+        took = np.where(fill, at - started, 0)
+        faults |= {int(i): "ended before it started" for i in np.flatnonzero(took < 0)}
+        latency = np.where(fill, took * 1000, latency)
+        missing = at == UNKNOWN
+    if missing.any():
+        at = np.where(missing, record_ms, at)
+        for i in np.flatnonzero(at == 0):
+            faults.setdefault(int(i), "no time: neither `at` nor a record's time is there")
+    return at, latency, faults
+
+
+class Batch:
+    """Calls of one source in order of offset. Columns are computed when first asked for, for all calls at once."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        calls: list[Any],
+        raw: list[bytes | None],
+        offsets: Ints,
+        at_ms: Ints,
+        latency_us: Ints,
+        broker_ms: Ints,
+    ) -> None:
+        self.reader = reader
+        self.calls = calls
+        self.raw = raw
+        self.offsets = offsets
+        self.at_ms = at_ms
+        self.latency_us = latency_us
+        self.broker_ms = broker_ms
+        self._codes: dict[str, Codes] = {}
+        self._columns: dict[str, Ints] = {}
+        self._selections: dict[Selection, Bools] = {}
+        self._chosen: dict[tuple[str, Selection], tuple[Ints | None, Ints]] = {}
+        self._buckets: dict[tuple[str, Selection], tuple[Ints | None, Ints]] = {}
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def take(self, rows: Ints) -> Batch:
+        """The calls at these rows, in this order."""
+        at = rows.tolist()
+        return Batch(
+            self.reader,
+            [self.calls[i] for i in at],
+            [self.raw[i] for i in at],
+            self.offsets[rows],
+            self.at_ms[rows],
+            self.latency_us[rows],
+            self.broker_ms[rows],
+        )
+
+    def ids(self) -> list[str | None]:
+        """The calls' own ids."""
+        return list(map(attrgetter("id"), self.calls))
+
+    def dictionary(self, dimension: str) -> Dictionary:
+        """The codes of a dimension's values."""
+        found = self.reader.dictionaries.get(dimension)
+        if found is None:
+            spelling = {
+                "operation": lambda value: _OPERATIONS.get(value, value),
+                "finish_reason": finish_reason,
+                "error.code": str,
+                "streaming": lambda value: "true" if value else "false",
+            }.get(dimension, _label_text if dimension.startswith(LABEL_PREFIX) else None)
+            found = self.reader.dictionaries[dimension] = Dictionary(spelling)
+        return found
+
+    def codes(self, dimension: str) -> Codes:
+        """int32[n]: the code of each call's value of a dimension."""
+        found = self._codes.get(dimension)
+        if found is None:
+            look_up = self.dictionary(dimension).__getitem__
+            found = np.fromiter(map(look_up, self._values(dimension)), np.int32, len(self.calls))
+            self._codes[dimension] = found
+        return found
+
+    def column(self, name: str) -> Ints:
+        """int64[n]: a column's stored integers, UNKNOWN where the call does not say."""
+        found = self._columns.get(name)
+        if found is None:
+            found = self._columns[name] = self._column(name)
+        return found
+
+    def selection(self, name: Selection) -> Bools:
+        """bool[n]: the calls in a selection."""
+        found = self._selections.get(name)
+        if found is None:
+            found = self._selections[name] = self._select(name)
+        return found
+
+    def chosen(self, column: str, selection: Selection) -> tuple[Ints | None, Ints]:
+        """Rows of the calls in the selection whose column is known (None: all calls), and their values."""
+        key = (column, selection)
+        found = self._chosen.get(key)
+        if found is None:
+            values = self.column(column)
+            mask = values != UNKNOWN
+            if selection is not Selection.ANY:
+                mask &= self.selection(selection)
+            rows = None if mask.all() else np.flatnonzero(mask)
+            found = self._chosen[key] = (rows, values if rows is None else values[rows])
+        return found
+
+    def buckets(self, column: str, selection: Selection) -> tuple[Ints | None, Ints]:
+        """Like `chosen`, with the histogram bucket of each value."""
+        key = (column, selection)
+        found = self._buckets.get(key)
+        if found is None:
+            rows, values = self.chosen(column, selection)
+            found = self._buckets[key] = (rows, bucket_index(values))
+        return found
+
+    def sketch(self, dimension: str, selection: Selection) -> tuple[Ints | None, Ints]:
+        """Rows of the calls in the selection that carry the dimension, and the distinct-count key of its value."""
+        codes = self.codes(dimension)
+        known = self.dictionary(dimension)
+        keys = known.sketch_keys()
+        carries = known.present()[codes] & self.selection(selection)
+        rows = np.flatnonzero(carries)
+        return rows, keys[codes[rows]]
+
+    def passing(self, matcher: Matcher) -> Bools:
+        """bool by code of the matcher's dimension: which values pass."""
+        self.codes(matcher.dimension)  # makes every value of this batch known
+        return self.dictionary(matcher.dimension).passing(matcher)
+
+    def _values(self, dimension: str) -> Iterable[Any]:
+        if dimension.startswith(LABEL_PREFIX):
+            return self._labels(dimension.removeprefix(LABEL_PREFIX))
+        if dimension.startswith("error."):
+            return map(attrgetter(dimension.removeprefix("error.")), self._nested("error", _NO_ERROR))
+        if dimension == "status":
+            return np.where(self.selection(Selection.OK), "ok", "error").tolist()
+        if dimension == "operation":
+            return (value or "chat" for value in map(attrgetter("operation"), self.calls))
+        return map(attrgetter(dimension), self.calls)
+
+    def _labels(self, name: str) -> Iterable[Any]:
+        """Values of one label: of `labels`, else the scalar under that top-level name."""
+        extra = self.reader._extras.get(name)
+        for call in self.calls:
+            labels = call.labels
+            value = labels.get(name) if labels is not None else None
+            if value is None and extra is not None and (raw := bytes(getattr(call, extra))):
+                value = msgspec.json.decode(raw)
+            yield value if isinstance(value, str | int | float | bool) else None
+
+    def _nested(self, name: str, absent: object) -> list[Any]:
+        nested = list(map(attrgetter(name), self.calls))
+        return [absent if item is None else item for item in nested] if None in nested else nested
+
+    def _column(self, name: str) -> Ints:
+        if name == "one":
+            return np.ones(len(self.calls), np.int64)
+        if name == "latency":
+            return self.latency_us
+        if name == "ttft":
+            return _stored(list(map(attrgetter("ttft_ms"), self.calls)), 1_000)
+        if name == "spend":
+            return self.reader.price(self)
+        if name == "tokens.total":
+            return _known_sum(self.column("tokens.input"), self.column("tokens.output"))
+        if name == "output_tokens_per_second":
+            return self._output_rate()
+        family, _, part = name.partition(".")
+        match family:
+            case "tokens":
+                return _stored(list(map(attrgetter(part), self._nested("tokens", NO_TOKENS))))
+            case "content":
+                return _stored(list(map(attrgetter(part), self._nested("content", NO_CONTENT))))
+            case "score":
+                scores = map(attrgetter("scores"), self.calls)
+                return _stored([None if item is None else item.get(part) for item in scores], _SCORE_SCALE)
+            case _:
+                return self._stage(part)
+
+    def _stage(self, name: str) -> Ints:
+        stages = list(map(attrgetter("stages_ms"), self.calls))
+        if name != "unaccounted":
+            return _stored([None if item is None else item.get(name) for item in stages], 1_000)
+        spent = _stored([sum(filter(None, item.values())) if item else None for item in stages], 1_000)
+        known = (spent != UNKNOWN) & (self.latency_us != UNKNOWN)
+        return np.where(known, np.maximum(self.latency_us - spent, 0), UNKNOWN)
+
+    def _output_rate(self) -> Ints:
+        """Output tokens over the time after the first token (over the whole latency where that is unknown)."""
+        tokens, latency, first = self.column("tokens.output"), self.latency_us, self.column("ttft")
+        took = np.where((first != UNKNOWN) & (first < latency), latency - first, latency)
+        known = (tokens != UNKNOWN) & (latency != UNKNOWN) & (took > 0)
+        rate = np.divide(tokens * (1_000_000.0 * _RATE_SCALE), took, out=np.zeros(len(took)), where=known)
+        return np.where(known, np.rint(rate).astype(np.int64), UNKNOWN)
+
+    def _select(self, name: Selection) -> Bools:
+        match name:
+            case Selection.ANY:
+                return np.ones(len(self.calls), bool)
+            case Selection.OK:
+                return ~self.selection(Selection.ERROR)
+            case Selection.ERROR:
+                return self._failed()
+            case Selection.PRICEABLE:
+                tokens = (self.column("tokens.input") != UNKNOWN) | (self.column("tokens.output") != UNKNOWN)
+                return self.selection(Selection.OK) | tokens
+            case Selection.UNPRICED:
+                return self.selection(Selection.PRICEABLE) & (self.column("spend") == UNKNOWN)
+            case Selection.CACHE_KNOWN:
+                return (self.column("tokens.input") != UNKNOWN) & (
+                    self.column("tokens.cached_input") != UNKNOWN
+                )
+            case _:
+                return self.selection(Selection.OK) & self._finished_by(_FINISHED_BY[name])
+
+    def _failed(self) -> Bools:
+        statuses = list(map(attrgetter("status"), self.calls))
+        if statuses.count("ok") == len(statuses):
+            return np.zeros(len(statuses), bool)
+        errors = list(map(attrgetter("error"), self.calls))
+        failed = (
+            status == "error" or (status is None and error is not None)
+            for status, error in zip(statuses, errors, strict=True)
+        )
+        return np.fromiter(failed, bool, len(statuses))
+
+    def _finished_by(self, reasons: tuple[str, ...] | None) -> Bools:
+        codes = self.codes("finish_reason")
+        texts = self.dictionary("finish_reason").values_by_code
+        passes = np.array([text != NONE and (reasons is None or text in reasons) for text in texts], bool)
+        return np.asarray(passes[codes])
+
+
+_ABSENT: Final = Matcher("", (NONE,))
+_NO_ERROR: Final = CallError()
+_OPERATIONS: Final = {"generate_content": "chat", "text_completion": "completion", "embedding": "embeddings"}
+_FINISHED_BY: Final[dict[Selection, tuple[str, ...] | None]] = {
+    Selection.FINISHED: None,
+    Selection.TRUNCATED: ("length", "context_exceeded"),
+    Selection.REFUSED: ("refusal", "content_filter"),
+}
+
+
+def _stored(values: Sequence[Any], scale: int = 1) -> Ints:
+    """Stored integers of numbers, rounded to the nearest; UNKNOWN for None."""
+    if values.count(None) == len(values):
+        return np.full(len(values), UNKNOWN, np.int64)
+    numbers = np.array(values, dtype=np.float64)
+    unknown = np.isnan(numbers)
+    if unknown.any():
+        return np.where(unknown, UNKNOWN, np.rint(np.where(unknown, 0, numbers) * scale).astype(np.int64))
+    return np.rint(numbers * scale).astype(np.int64)
+
+
+def _known_sum(one: Ints, other: Ints) -> Ints:
+    """The sum where either is known; an unknown part counts nothing, two unknown parts are unknown."""
+    both = np.where(one == UNKNOWN, 0, one) + np.where(other == UNKNOWN, 0, other)
+    return np.where((one == UNKNOWN) & (other == UNKNOWN), UNKNOWN, both)
+
+
+def _label_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

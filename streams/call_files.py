@@ -1,0 +1,74 @@
+"""Calls from files: JSON lines, plain, gzip or zstd, read in batches as the records of a source."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterator
+from io import BufferedReader
+from itertools import islice
+from pathlib import Path
+from typing import IO, Final, cast
+
+import numpy as np
+import zstandard
+
+from streams.records import Records, Source
+
+BATCH: Final = 5_000
+LINE_BYTES: Final = 4 << 20
+"""A longer line is cut there, and rejected as no call: it bounds what one line can take."""
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+
+
+class CallFile:
+    """A file of calls, or standard input for `-`. Lines are numbered from 1: they are the records' offsets."""
+
+    def __init__(self, name: str, *, default_ms: int = 0) -> None:
+        self.name = name
+        self._default_ms = default_ms
+        self._raw = cast("BufferedReader", sys.stdin.buffer) if name == "-" else Path(name).open("rb")
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file, None where unknown (standard input)."""
+        return None if self.name == "-" else Path(self.name).stat().st_size
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file read so far."""
+        return 0 if self.name == "-" else self._raw.tell()
+
+    def batches(self) -> Iterator[Records]:
+        """The calls, some thousands at a time; empty lines are passed over.
+
+        Raises:
+            OSError, EOFError, zstandard.ZstdError: the file cannot be read to its end.
+        """
+        source = Source("standard input" if self.name == "-" else self.name, 0)
+        lines = self._lines(self._opened())
+        while batch := list(islice(lines, BATCH)):
+            yield Records(
+                source,
+                [line for _, line in batch],
+                np.array([number for number, _ in batch], np.int64),
+                np.full(len(batch), self._default_ms, np.int64),
+            )
+
+    def _opened(self) -> IO[bytes]:
+        magic = self._raw.peek(4)[:4]
+        if magic.startswith(_GZIP):
+            return cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw))
+        if magic == _ZSTD:
+            reader = zstandard.ZstdDecompressor().stream_reader(self._raw, read_across_frames=True)
+            return BufferedReader(cast("IO[bytes]", reader))  # type: ignore[type-var]
+        return self._raw
+
+    @staticmethod
+    def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+        number = 0
+        while line := stream.readline(LINE_BYTES):
+            number += 1
+            if stripped := line.strip():
+                yield number, stripped

@@ -1,0 +1,277 @@
+"""Evaluate, the second stage: pane chunks of one shard in; alert transitions out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.evaluator import RuleState, Thresholds, close, evaluate, thresholds
+from rules.rule import PANE_MS, Rule
+from rules.transition import Transition
+from rules.view import Field, FieldKind, Selection, View
+from streams.chunk import Chunk, Late, Seal
+from streams.frontier import pane_start
+from streams.records import Source
+from streams.rule_log import Epoch, RuleLog
+from streams.times import UNKNOWN
+from streams.windows import Content, ViewWindows, contents, difference, merge, restrict
+
+SILENT_MS: Final = 30_000
+"""A source that reports nothing for this long, by the other sources' clocks, no longer holds them back."""
+_SPEND: Final = Field(FieldKind.SUM, "spend", Selection.ANY)
+_LAG: Final = Field(FieldKind.PEAK, "lag", Selection.ANY)
+
+
+@dataclass(slots=True)
+class _Held:
+    """The newest content of one pane of one source, with the version of each row, until its source seals it."""
+
+    content: Content
+    versions: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _SourceState:
+    """What one shard knows of one source."""
+
+    seal: Seal | None = None
+    late_applied: int = -1
+    held: dict[tuple[str, int], _Held] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _RuleTicks:
+    """One rule's running state: its alerts, its next tick, and its levels for the series known so far."""
+
+    rule: Rule
+    state: RuleState = field(default_factory=RuleState)
+    next_ms: int | None = None
+    levels: Thresholds | None = None
+
+
+class Evaluate:
+    """One shard. The same chunks in the same order give the same transitions, to the id."""
+
+    def __init__(self, shard: int, log: RuleLog) -> None:
+        self.shard = shard
+        self.watermark_ms = UNKNOWN
+        self.summary_errors = 0
+        self._log = log
+        self._sources: dict[Source, _SourceState] = {}
+        self._views: dict[str, ViewWindows] = {}
+        self._ticks: dict[str, _RuleTicks] = {}
+        self._epoch = log.epochs[0]
+        self._prepare_windows()
+        for rule in sorted(self._epoch.rules.rules, key=lambda each: each.name):
+            if self._is_mine(rule):
+                self._ticks[rule.name] = _RuleTicks(rule)
+
+    @property
+    def seals(self) -> dict[Source, Seal]:
+        """The newest seal of each source."""
+        return {source: state.seal for source, state in self._sources.items() if state.seal is not None}
+
+    @property
+    def silent(self) -> list[Source]:
+        """Sources that report nothing any more and hold nobody back."""
+        seals = self.seals
+        newest = max((seal.wall_ms for seal in seals.values()), default=0)
+        return [source for source, seal in seals.items() if seal.wall_ms < newest - SILENT_MS]
+
+    def active(self) -> Iterator[tuple[Rule, RuleState]]:
+        """Every rule with alerts that are not inactive."""
+        for ticks in self._ticks.values():
+            if ticks.state.alerts:
+                yield ticks.rule, ticks.state
+
+    def switch(self, log: RuleLog) -> None:
+        """Use a newer rules log."""
+        self._log = log
+        self._prepare_windows()
+
+    def take(self, chunk: Chunk) -> list[Transition]:
+        """Take one chunk in; the transitions of every tick that became due."""
+        state = self._sources.setdefault(chunk.source, _SourceState())
+        sealed = state.seal.frontier_ms if state.seal is not None else UNKNOWN
+        for block in chunk.blocks:
+            windows = self._views.get(block.view)
+            if windows is None:
+                continue
+            for start, content in contents(windows.view, windows.rows, block).items():
+                if start + PANE_MS > sealed:
+                    self._replace(state, windows, start, chunk.version, content)
+        for late in chunk.late:
+            self._book_late(state, late)
+        state.late_applied = max([state.late_applied, *(int(late.offset.max()) for late in chunk.late)])
+        if chunk.seal is None:
+            return []
+        self._seal(state, chunk.seal)
+        return self._tick()
+
+    def _prepare_windows(self) -> None:
+        """Views of every epoch, with all the windows that their rules need."""
+        for view in self._log.all_views():
+            self._views.setdefault(view.hash, ViewWindows(view))
+        for epoch in self._log.epochs:
+            for rule in epoch.rules.rules:
+                self._views[rule.view.hash].window(rule.window_ms)
+
+    def _replace(
+        self, state: _SourceState, windows: ViewWindows, start: int, version: int, content: Content
+    ) -> None:
+        """Put newer versions of cells in the place of those before; older or equal ones change nothing."""
+        key = (windows.view.hash, start)
+        held = state.held.get(key)
+        if held is None:
+            state.held[key] = _Held(content, np.full(len(content.rows), version, np.int64))
+            windows.apply(start, content)
+            return
+        at = np.minimum(np.searchsorted(held.content.rows, content.rows), len(held.content.rows) - 1)
+        known = held.content.rows[at] == content.rows
+        stale = known & (held.versions[at] >= version)
+        if stale.all():
+            return
+        if stale.any():
+            content = restrict(content, content.rows[~stale])
+        replaced = content.rows[known[~stale]]
+        if len(replaced):
+            windows.apply(start, difference(content, restrict(held.content, replaced)))
+        else:
+            windows.apply(start, content)
+        kept = restrict(held.content, np.setdiff1d(held.content.rows, replaced, assume_unique=True))
+        versions = dict(zip(held.content.rows.tolist(), held.versions.tolist(), strict=True))
+        versions |= dict.fromkeys(content.rows.tolist(), version)
+        together = merge([kept, content])
+        state.held[key] = _Held(
+            together, np.array([versions[row] for row in together.rows.tolist()], np.int64)
+        )
+
+    def _book_late(self, state: _SourceState, late: Late) -> None:
+        """Add the spend of late calls to their panes: each booking once, by its call's offset."""
+        windows = self._views.get(late.view)
+        if windows is None:
+            return
+        rows = windows.rows.number(late.series)[late.row]
+        for index in np.flatnonzero(late.offset > state.late_applied).tolist():
+            row = rows[index : index + 1]
+            columns = {
+                each: np.full(1, UNKNOWN if each.kind is FieldKind.PEAK else 0, np.int64)
+                for each in windows.view.fields
+                if each.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)
+            }
+            columns[_SPEND] = late.spend[index : index + 1]
+            windows.apply(int(late.start_ms[index]), _plain(windows.view, row, columns))
+
+    def _seal(self, state: _SourceState, seal: Seal) -> None:
+        """Take a source's seal: forget versions that can no longer change, book its lag, move the watermark."""
+        state.seal = seal
+        for key in [key for key in state.held if key[1] + PANE_MS <= seal.frontier_ms]:
+            del state.held[key]
+        if seal.lag_ms and seal.watermark_ms != UNKNOWN:
+            start = int(pane_start(np.array([seal.watermark_ms], np.int64))[0])
+            for windows in self._views.values():
+                if _LAG in windows.view.fields:
+                    row = windows.rows.number([()])
+                    windows.apply(start, _plain(windows.view, row, {_LAG: np.array([seal.lag_ms], np.int64)}))
+        self.watermark_ms = max(self.watermark_ms, self._combined())
+
+    def _combined(self) -> int:
+        """The least reported watermark, once every source has reported; silent sources do not count."""
+        seals, silent = self.seals, set(self.silent)
+        heard = [seal for source, seal in seals.items() if source not in silent]
+        if len(seals) < max((seal.sources for seal in heard), default=1):
+            return UNKNOWN
+        return min(seal.watermark_ms for seal in heard)
+
+    def _tick(self) -> list[Transition]:
+        """Evaluate every rule at every tick up to the watermark, in order of time."""
+        transitions: list[Transition] = []
+        if self.watermark_ms == UNKNOWN:
+            return transitions
+        while True:
+            nexts = [
+                (tick, ticks) for ticks in self._ticks.values() if (tick := self._next(ticks)) is not None
+            ]
+            first = min((tick for tick, _ in nexts), default=None)
+            following = self._following_epoch()
+            if following is not None and (first is None or first > following.from_ms):
+                if following.from_ms > self.watermark_ms:
+                    break
+                transitions += self._enter(following)
+            elif first is None or first > self.watermark_ms:
+                break
+            else:
+                for tick, ticks in nexts:
+                    if tick == first:
+                        transitions += self._evaluate(ticks, tick)
+        for windows in self._views.values():
+            windows.prune()
+        return transitions
+
+    def _following_epoch(self) -> Epoch | None:
+        """The epoch after the one in force."""
+        later = [epoch for epoch in self._log.epochs if epoch.from_ms > self._epoch.from_ms]
+        return later[0] if later else None
+
+    def _enter(self, epoch: Epoch) -> list[Transition]:
+        """Put an epoch in force at its boundary. A rule that means the same keeps its alerts; others' alerts end."""
+        before, self._epoch = self._ticks, epoch
+        self._ticks = {}
+        transitions: list[Transition] = []
+        for rule in sorted(epoch.rules.rules, key=lambda each: each.name):
+            if not self._is_mine(rule):
+                continue
+            old = before.pop(rule.name, None)
+            if old is not None and old.rule == rule:
+                self._ticks[rule.name] = old
+                continue
+            if old is not None:
+                transitions += close(old.rule, old.state, epoch.from_ms, "rule changed")
+            first = (epoch.from_ms // rule.tick_ms + 1) * rule.tick_ms
+            self._ticks[rule.name] = _RuleTicks(rule, next_ms=first)
+        for old in before.values():
+            transitions += close(old.rule, old.state, epoch.from_ms, "rule removed")
+        return transitions
+
+    def _is_mine(self, rule: Rule) -> bool:
+        """Whether any series of the rule can lie on this shard."""
+        return bool(rule.view.parent) or rule.view.shard(("",) * len(rule.by)) == self.shard
+
+    def _next(self, ticks: _RuleTicks) -> int | None:
+        """The rule's next tick. Where its window stays empty nothing can change, and the time is skipped."""
+        rule, step = ticks.rule, ticks.rule.tick_ms
+        windows = self._views[rule.view.hash]
+        window = windows.window(rule.window_ms)
+        if ticks.next_ms is not None and (window.held or ticks.state.alerts):
+            return ticks.next_ms
+        begin = UNKNOWN if ticks.next_ms is None else ticks.next_ms - rule.window_ms
+        earliest = windows.earliest(begin)
+        if earliest is None:
+            return None
+        first = (earliest // step + 1) * step
+        return first if ticks.next_ms is None else max(first, ticks.next_ms)
+
+    def _evaluate(self, ticks: _RuleTicks, tick_ms: int) -> tuple[Transition, ...]:
+        rule = ticks.rule
+        window = self._views[rule.view.hash].window(rule.window_ms)
+        if window.end_ms is None or tick_ms > window.end_ms:
+            window.advance(tick_ms)
+        if ticks.levels is None or len(ticks.levels.warning) < len(window.series):
+            ticks.levels = thresholds(rule, window)
+        evaluation = evaluate(rule, ticks.state, window, tick_ms, ticks.levels)
+        self.summary_errors += evaluation.summary_errors
+        ticks.next_ms = tick_ms + rule.tick_ms
+        return evaluation.transitions
+
+
+def _plain(view: View, row: NDArray[np.int64], columns: dict[Field, NDArray[np.int64]]) -> Content:
+    """Content of one row with plain columns only."""
+    nothing = np.zeros(0, np.int64)
+    sparse = {
+        f: (nothing, nothing) for f in view.fields if f.kind in (FieldKind.HISTOGRAM, FieldKind.DISTINCT)
+    }
+    return Content(row, columns, sparse)

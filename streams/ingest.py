@@ -1,0 +1,397 @@
+"""Ingest, the first stage: raw records in; pane chunks, rejected records and a restart position out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.rule import PANE_MS
+from rules.view import CALL_SOURCE, SHARDS, FieldKind, View
+from streams.call import Batch, Needs, Pricing, Reader
+from streams.chunk import Chunk, Late, Seal, split
+from streams.engine_counts import EngineCounts
+from streams.frontier import Frontier, Lateness, clamp, pane_start
+from streams.panes import SERIES_PER_PANE, Block, ViewPanes, filtered
+from streams.records import Records, Rejected, Source
+from streams.rule_log import RuleLog
+from streams.times import UNKNOWN
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+KNOWN_SERIES: Final = 200_000
+"""Series (and values of a dimension) that a source remembers before it forgets those of sealed panes."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestConfig:
+    """What does not change while the stage runs."""
+
+    lateness: Lateness = field(default_factory=Lateness)
+    series_per_pane: int = SERIES_PER_PANE
+    known_series: int = KNOWN_SERIES
+    pane_ms: int = PANE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a source stands, as it is committed: offset `first` (F) of the oldest open pane's first call, the next
+    offset `next` (P), and the frontier at P."""
+
+    first: int
+    next: int
+    high_ms: int
+    high_broker_ms: int
+    ahead_ms: tuple[int, ...]
+    watermark_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The client's proof that a source has nothing more to give: caught up, at this moment of the clock."""
+
+    caught_up: bool
+    wall_ms: int
+    sources: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """One flush of one source: its chunks, the last of each shard last, and the position to commit after them."""
+
+    chunks: tuple[Chunk, ...]
+    position: Position
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many calls of a source met each fate since the start, for status output."""
+
+    accepted: int = 0
+    rejected: int = 0
+    late: int = 0
+    clamped: int = 0
+    duplicates: int = 0
+
+
+@dataclass(slots=True)
+class _SourceState:
+    """The running state of one source."""
+
+    reader: Reader
+    log: RuleLog
+    engine: EngineCounts
+    frontier: Frontier = field(default_factory=Frontier)
+    next_offset: int = 0
+    rebuilt_until: int = 0
+    watermark_ms: int = UNKNOWN
+    panes: dict[str, ViewPanes] = field(default_factory=dict)
+    ids: dict[int, set[str]] = field(default_factory=dict)
+    first_offset: dict[int, int] = field(default_factory=dict)
+    late: list[Late] = field(default_factory=list)
+    last_broker_ms: int = 0
+    last_call_ms: int | None = None
+
+
+class Ingest:
+    """All sources of one worker. `take` records, `flush` now and then; the same records give the same panes."""
+
+    def __init__(self, config: IngestConfig, log: RuleLog, price: Callable[[], Pricing]) -> None:
+        self.config = config
+        self.log = log
+        self.counts = Counts()
+        self._price = price
+        self._sources: dict[Source, _SourceState] = {}
+
+    @property
+    def sources(self) -> list[Source]:
+        """The sources assigned."""
+        return sorted(self._sources)
+
+    def assign(self, source: Source, position: Position | None) -> int | None:
+        """Start a source; the offset to read from, or None for the log's start.
+
+        With a position, its open panes are rebuilt from the records between `first` and `next`.
+        """
+        state = _SourceState(self._reader(), self.log, EngineCounts(self.log.engine_views()))
+        self._sources[source] = state
+        if position is None:
+            return None
+        state.frontier = Frontier(position.high_ms, position.high_broker_ms, list(position.ahead_ms))
+        state.rebuilt_until, state.next_offset = position.next, position.first
+        state.watermark_ms = position.watermark_ms
+        return position.first
+
+    def revoke(self, source: Source) -> None:
+        """Forget a source: whoever has it next rebuilds it from the log."""
+        self._sources.pop(source, None)
+
+    def switch(self, log: RuleLog) -> None:
+        """Use a newer rules log. Open panes of views that are still needed stay as they are."""
+        self.log = log
+
+    def take(self, records: Records) -> list[Rejected]:
+        """Count records in, in order of offset; those that are no calls come back with their reason."""
+        state = self._sources[records.source]
+        if len(records) == 0:
+            return []
+        if state.log is not self.log or self._overgrown(state):
+            self._renew(state)
+        rebuilt = int(np.searchsorted(records.offsets, state.rebuilt_until))
+        if rebuilt:
+            self._rebuild(state, _part(records, slice(0, rebuilt)))
+            records = _part(records, slice(rebuilt, None))
+            if len(records) == 0:
+                return []
+        batch, rejected = state.reader.read(records)
+        batch.at_ms, future = clamp(batch.at_ms, batch.broker_ms, self.config.lateness)
+        earlier = state.frontier.high_ms
+        if len(batch):
+            state.last_call_ms = int(batch.at_ms[-1])
+        sealed = state.frontier.advance(batch.at_ms, batch.broker_ms, self.config.lateness)
+        starts = pane_start(batch.at_ms, self.config.pane_ms)
+        late = starts + self.config.pane_ms <= sealed
+        high = sealed + self.config.lateness.allowed_ms
+        self._book_engine(state, batch.offsets, rejected, earlier, high, late, future)
+        if late.any():
+            self._book_late(state, batch, np.flatnonzero(late))
+            kept = np.flatnonzero(~late)
+            batch, starts = batch.take(kept), starts[kept]
+        self._count(state, batch, starts)
+        state.next_offset = int(records.offsets[-1]) + 1
+        state.last_broker_ms = int(records.times_ms[-1])
+        return rejected
+
+    def last_call_ms(self, source: Source) -> int | None:
+        """Time of the last call taken, in the order of the log."""
+        return self._sources[source].last_call_ms
+
+    def flush(self, source: Source, idle: Idle) -> Flush:
+        """Everything touched since the last flush, whole; then drop what is sealed."""
+        state = self._sources[source]
+        by_shard: dict[int, list[Block]] = {shard: [] for shard in range(SHARDS)}
+        for panes in state.panes.values():
+            for shard, block in _by_shard(panes.view, panes.touched(str(source))):
+                by_shard[shard].append(block)
+        for view, block in state.engine.touched():
+            by_shard[view.shard(())].append(block)
+        frontier = state.frontier.sealed_ms(self.config.lateness)
+        self._seal(state, frontier)
+        seal = self._watermark(state, frontier, idle)
+        version = state.next_offset
+        chunks = []
+        for shard, blocks in by_shard.items():
+            pieces = [piece for block in blocks for piece in split(block)]
+            chunks += [Chunk(source, shard, version, (piece,)) for piece in pieces[:-1]]
+            late = tuple(each for each in state.late if _late_shard(self.log, each) == shard)
+            chunks.append(Chunk(source, shard, version, tuple(pieces[-1:]), late, seal))
+        state.late.clear()
+        return Flush(tuple(chunks), self._position(state))
+
+    def _reader(self) -> Reader:
+        return Reader(
+            Needs.of(view for view in self.log.all_views() if view.source == CALL_SOURCE), self._price()
+        )
+
+    def _overgrown(self, state: _SourceState) -> bool:
+        return any(len(known) > self.config.known_series for known in state.reader.dictionaries.values())
+
+    def _renew(self, state: _SourceState) -> None:
+        """A new reader with empty dictionaries: after a change of rules, or to bound what is remembered."""
+        state.log, state.reader = self.log, self._reader()
+        state.engine.use(self.log.engine_views())
+        for panes in state.panes.values():
+            panes.table.forget_codes()
+
+    def _rebuild(self, state: _SourceState, records: Records) -> None:
+        """Count calls again that lie in open panes; those of sealed panes were published before the restart."""
+        batch, _ = state.reader.read(records)
+        batch.at_ms, _ = clamp(batch.at_ms, batch.broker_ms, self.config.lateness)
+        starts = pane_start(batch.at_ms, self.config.pane_ms)
+        is_open = np.flatnonzero(
+            starts + self.config.pane_ms > state.frontier.sealed_ms(self.config.lateness)
+        )
+        self._count(state, batch.take(is_open), starts[is_open])
+        state.next_offset = int(records.offsets[-1]) + 1
+        state.last_broker_ms = int(records.times_ms[-1])
+
+    def _count(self, state: _SourceState, batch: Batch, starts: Ints) -> None:
+        """Count accepted calls into the panes of the views in force at their time, each id once per pane."""
+        if len(batch) == 0:
+            return
+        distinct, pane = np.unique(starts, return_inverse=True)
+        repeated = _repeated(state.ids, batch, distinct, pane)
+        if repeated:
+            self.counts.duplicates += len(repeated)
+            kept = np.ones(len(batch), bool)
+            kept[repeated] = False
+            rows = np.flatnonzero(kept)
+            batch, starts = batch.take(rows), starts[rows]
+            if len(batch) == 0:
+                return
+            distinct, pane = np.unique(starts, return_inverse=True)
+        self.counts.accepted += len(batch)
+        first = np.full(len(distinct), len(batch), np.int64)
+        np.minimum.at(first, pane, np.arange(len(batch)))
+        for start, row in zip(distinct.tolist(), first.tolist(), strict=True):
+            state.first_offset.setdefault(start, int(batch.offsets[row]))
+        for views, rows_in_force in self.log.in_force(starts):
+            part, part_distinct, part_pane = batch, distinct, pane
+            if rows_in_force is not None:
+                part = batch.take(rows_in_force)
+                part_distinct, part_pane = np.unique(starts[rows_in_force], return_inverse=True)
+            for view in views:
+                self._panes(state, view).add(part, part_distinct, part_pane)
+
+    def _panes(self, state: _SourceState, view: View) -> ViewPanes:
+        found = state.panes.get(view.hash)
+        if found is None:
+            found = state.panes[view.hash] = ViewPanes(
+                view, pane_ms=self.config.pane_ms, series_per_pane=self.config.series_per_pane
+            )
+        return found
+
+    def _seal(self, state: _SourceState, frontier_ms: int) -> None:
+        for start in [start for start in state.first_offset if start + self.config.pane_ms <= frontier_ms]:
+            del state.first_offset[start]
+            state.ids.pop(start, None)
+        for panes in state.panes.values():
+            panes.seal(frontier_ms)
+            panes.forget_series(self.config.known_series)
+        needed = {view.hash for view in self.log.all_views()}
+        for unused in [
+            key for key, panes in state.panes.items() if key not in needed and not panes.open_starts
+        ]:
+            del state.panes[unused]
+        state.engine.seal(frontier_ms)
+
+    def _watermark(self, state: _SourceState, frontier_ms: int, idle: Idle) -> Seal:
+        """The seal of a flush. The clock stands in for data only where the source is proven idle."""
+        reported = max(state.watermark_ms, frontier_ms)
+        if idle.caught_up:
+            reported = max(reported, idle.wall_ms - self.config.lateness.allowed_ms)
+        state.watermark_ms = reported
+        lag = 0 if idle.caught_up or not state.last_broker_ms else max(0, idle.wall_ms - state.last_broker_ms)
+        return Seal(frontier_ms, reported, idle.wall_ms, idle.sources, idle.caught_up, lag)
+
+    def _position(self, state: _SourceState) -> Position:
+        front = state.frontier
+        return Position(
+            first=min(state.first_offset.values(), default=state.next_offset),
+            next=max(state.next_offset, state.rebuilt_until),
+            high_ms=front.high_ms,
+            high_broker_ms=front.high_broker_ms,
+            ahead_ms=tuple(front.ahead_ms),
+            watermark_ms=state.watermark_ms,
+        )
+
+    def _book_engine(
+        self,
+        state: _SourceState,
+        offsets: Ints,
+        rejected: list[Rejected],
+        earlier: int,
+        high: Ints,
+        late: Bools,
+        future: Bools,
+    ) -> None:
+        """Count what went wrong into the pane of the largest event time at that moment."""
+        width = self.config.pane_ms
+        for name, rows in (("late", late), ("clamped", future)):
+            if rows.any():
+                state.engine.add(name, pane_start(high[rows], width))
+        if rejected:
+            before = np.searchsorted(offsets, [each.offset for each in rejected]) - 1
+            known = (
+                np.where(before >= 0, high[before], earlier) if len(high) else np.full(len(rejected), earlier)
+            )
+            state.engine.add("rejected", np.where(known == UNKNOWN, UNKNOWN, pane_start(known, width)))
+        self.counts.rejected += len(rejected)
+        self.counts.late += int(np.count_nonzero(late))
+        self.counts.clamped += int(np.count_nonzero(future))
+
+    def _book_late(self, state: _SourceState, batch: Batch, rows: Ints) -> None:
+        """Keep the spend of late calls: one entry per call and view that sums spend, under the call's own offset."""
+        late = batch.take(rows)
+        starts = pane_start(late.at_ms, self.config.pane_ms)
+        for view in self.log.all_views():
+            if not any(each.kind is FieldKind.SUM and each.column == "spend" for each in view.fields):
+                continue
+            seen = filtered(late, view.where)
+            spend = late.column("spend")
+            priced = np.flatnonzero(spend != UNKNOWN) if seen is None else seen[spend[seen] != UNKNOWN]
+            if len(priced) == 0:
+                continue
+            table = self._panes(state, view).table
+            used, row = np.unique(table.numbers(late, priced), return_inverse=True)
+            series = tuple(table.series[number] for number in used.tolist())
+            state.late.append(
+                Late(
+                    view.hash,
+                    series,
+                    row.astype(np.int64),
+                    starts[priced],
+                    late.offsets[priced],
+                    spend[priced],
+                )
+            )
+
+
+def _part(records: Records, rows: slice) -> Records:
+    return replace(
+        records, values=records.values[rows], offsets=records.offsets[rows], times_ms=records.times_ms[rows]
+    )
+
+
+def _repeated(seen: dict[int, set[str]], batch: Batch, starts: Ints, pane: Ints) -> list[int]:
+    """Rows whose id was seen before in the same open pane; the others' ids are seen from now on."""
+    ids = batch.ids()
+    if ids.count(None) == len(ids):
+        return []
+    if len(starts) == 1:
+        return _repeated_in(seen.setdefault(int(starts[0]), set()), ids, range(len(ids)))
+    order = np.argsort(pane, kind="stable")
+    edges = np.searchsorted(pane[order], np.arange(len(starts) + 1)).tolist()
+    rows = order.tolist()
+    repeated: list[int] = []
+    for number, start in enumerate(starts.tolist()):
+        mine = rows[edges[number] : edges[number + 1]]
+        repeated += _repeated_in(seen.setdefault(start, set()), [ids[row] for row in mine], mine)
+    return repeated
+
+
+def _repeated_in(seen: set[str], ids: list[str | None], rows: Iterable[int]) -> list[int]:
+    fresh = set(ids)
+    if None not in fresh and len(fresh) == len(ids) and seen.isdisjoint(fresh):
+        seen |= fresh  # type: ignore[arg-type]  # no None in it
+        return []
+    repeated = []
+    for row, one in zip(rows, ids, strict=True):
+        if one is None:
+            continue
+        if one in seen:
+            repeated.append(row)
+        seen.add(one)
+    return repeated
+
+
+def _by_shard(view: View, block: Block) -> Iterable[tuple[int, Block]]:
+    """The block cut by shard; whole where its view lies on one."""
+    if len(block) == 0:
+        return
+    of_series = np.array([view.shard(each) for each in block.series], np.int64) if view.parent else None
+    if of_series is None:
+        yield view.shard(block.series[0]), block
+        return
+    of_entry = of_series[block.row]
+    for shard in np.unique(of_entry).tolist():
+        yield shard, block.select(np.flatnonzero(of_entry == shard))
+
+
+def _late_shard(log: RuleLog, late: Late) -> int:
+    view = log.view(late.view)
+    return view.shard(late.series[0])

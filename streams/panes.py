@@ -1,0 +1,413 @@
+"""Open panes of one view on one source: cells (pane x series) that calls are accumulated into, whole columns at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.labels import OTHER, Matcher, Series
+from rules.rule import PANE_MS
+from rules.transition import Exemplar
+from rules.view import Field, FieldKind, View
+from streams.call import Batch
+from streams.distinct import KEYS
+from streams.event import describe
+from streams.histogram import BUCKETS, bucket_index, count_keys, merge_counts
+from streams.series_table import SeriesTable
+from streams.times import UNKNOWN
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+SERIES_PER_PANE: Final = 10_000
+"""Series beyond this number in one pane, by order of arrival, are gathered under `<other>`."""
+EXEMPLARS_PER_PANE: Final = 64
+"""The first series of a pane, by order of arrival, whose exemplars are kept: a bound on what travels."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """The exemplar of one cell so far: its record, unread until it is published."""
+
+    offset: int
+    at_ms: int
+    value: int
+    raw: bytes
+    shown: Mapping[str, object] | None = None
+
+    def exemplar(self, source: str) -> Exemplar:
+        """The call as it may be shown, described once."""
+        if self.shown is None:
+            self.shown, _ = describe(self.raw)
+        return Exemplar(self.at_ms, source, self.offset, self.value, self.shown)
+
+
+# Contents are moved about, never compared.
+@dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """A sparse field of many cells: `entry` (which cell), `key` within the cell, `count`; all int64[k]."""
+
+    entry: Ints
+    key: Ints
+    count: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Whole contents of some cells of one view: one entry per cell.
+
+    `row`: int64[n], index into `series`. `start_ms`: int64[n], pane starts. `columns`: int64[n] by field name, for
+    counts, sums and peaks. `sparse`: by field name, for histograms and distinct counts. `exemplars`: entry, field name
+    and the call.
+    """
+
+    view: str
+    series: tuple[Series, ...]
+    row: Ints
+    start_ms: Ints
+    columns: dict[str, Ints]
+    sparse: dict[str, Sparse]
+    exemplars: tuple[tuple[int, str, Exemplar], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, entries: Ints) -> Block:
+        """The entries at these positions, ascending, as a block of their own."""
+        new_of = np.full(len(self), -1, np.int64)
+        new_of[entries] = np.arange(len(entries))
+        used, row = np.unique(self.row[entries], return_inverse=True)
+        sparse = {}
+        for name, values in self.sparse.items():
+            kept = new_of[values.entry] >= 0
+            sparse[name] = Sparse(new_of[values.entry[kept]], values.key[kept], values.count[kept])
+        return Block(
+            view=self.view,
+            series=tuple(self.series[i] for i in used.tolist()),
+            row=row.astype(np.int64),
+            start_ms=self.start_ms[entries],
+            columns={name: values[entries] for name, values in self.columns.items()},
+            sparse=sparse,
+            exemplars=tuple(
+                (int(new_of[i]), name, each) for i, name, each in self.exemplars if new_of[i] >= 0
+            ),
+        )
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One open pane: its start, the number of its series, and its cell for series beyond the cap."""
+
+    start_ms: int
+    series: int = 0
+    other: int = -1
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Arrays indexed by cell."""
+
+    start_ms: Ints
+    number: Ints
+    touched: Bools
+    fields: dict[Field, Ints] = field(default_factory=dict)
+
+
+class ViewPanes:
+    """The open panes of one view on one source."""
+
+    def __init__(self, view: View, *, pane_ms: int = PANE_MS, series_per_pane: int = SERIES_PER_PANE) -> None:
+        self.view = view
+        self.pane_ms = pane_ms
+        self.series_per_pane = series_per_pane
+        self.table = SeriesTable(view)
+        self.other_calls = 0
+        self.out_of_range = 0
+        self._slots: dict[int, int] = {}
+        self._panes: list[_Slot | None] = []
+        self._cell_of = np.full((0, 0), -1, np.int64)  # [slot, series number] -> cell
+        self._free: list[int] = []
+        self._size = 0
+        self._cells = _Columns(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool))
+        self._plain = [f for f in view.fields if f.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)]
+        self._sparse = [f for f in view.fields if f.kind in (FieldKind.HISTOGRAM, FieldKind.DISTINCT)]
+        self._shown = [f for f in view.fields if f.kind is FieldKind.EXEMPLAR]
+        self._counted: dict[Field, tuple[Ints, Ints]] = {f: (_NONE, _NONE) for f in self._sparse}
+        self._pending: dict[Field, list[Ints]] = {f: [] for f in self._sparse}
+        self._candidates: dict[Field, dict[int, Candidate]] = {f: {} for f in self._shown}
+        self._eligible = np.zeros(0, bool)
+        for each in self._plain + self._shown:
+            self._cells.fields[each] = np.zeros(0, np.int64)
+
+    @property
+    def open_starts(self) -> list[int]:
+        """Starts of the open panes, ascending."""
+        return sorted(self._slots)
+
+    def add(self, batch: Batch, starts: Ints, pane: Ints) -> None:
+        """Count calls in. `starts`: the distinct pane starts of the batch; `pane`: int64[n], index into them."""
+        rows = filtered(batch, self.view.where)
+        if rows is not None and len(rows) == 0:
+            return
+        numbers = self.table.numbers(batch, rows)
+        slots = np.array([self._slot(start) for start in starts.tolist()], np.int64)
+        slot = slots[pane if rows is None else pane[rows]]
+        cells = self._cells_for(slot, numbers)
+        self._cells.touched[cells] = True
+        at = np.full(len(batch), -1, np.int64)
+        at[slice(None) if rows is None else rows] = cells
+        whole = rows is None
+        for each in self._plain:
+            self._accumulate(each, batch, at, whole=whole)
+        for each in self._sparse:
+            self._record(each, batch, at, whole=whole)
+        for each in self._shown:
+            self._show(each, batch, at, whole=whole)
+
+    def touched(self, source: str) -> Block:
+        """The whole content of every cell changed since the last call, in order of pane start and of arrival."""
+        cells = np.flatnonzero(self._cells.touched[: self._size])
+        self._cells.touched[:] = False
+        return self._block(cells, source)
+
+    def seal(self, before_ms: int) -> None:
+        """Drop the panes that end at or before a time."""
+        gone = [start for start in self._slots if start + self.pane_ms <= before_ms]
+        if not gone:
+            return
+        dead = np.zeros(self._size, bool)
+        for start in gone:
+            slot = self._slots.pop(start)
+            self._panes[slot] = None
+            cells = self._cell_of[slot]
+            dead[cells[cells >= 0]] = True
+            self._cell_of[slot] = -1
+        freed = np.flatnonzero(dead)
+        self._cells.number[freed] = -1
+        self._cells.touched[freed] = False
+        self._eligible[freed] = False
+        for each, array in self._cells.fields.items():
+            array[freed] = _initial(each)
+        for each in self._sparse:
+            keys, counts = self._compacted(each)
+            alive = ~dead[keys // _width(each)]
+            self._counted[each] = (keys[alive], counts[alive])
+        for candidates in self._candidates.values():
+            for cell in [cell for cell in candidates if dead[cell]]:
+                del candidates[cell]
+        self._free.extend(freed.tolist())
+
+    def forget_series(self, limit: int) -> None:
+        """Keep only the series of open cells once more than `limit` are known: memory follows what is open."""
+        if len(self.table) <= limit:
+            return
+        used = self._cells.number[: self._size]
+        renumbered = self.table.keep_only(np.unique(used[used >= 0]))
+        self._cells.number[: self._size] = np.where(used >= 0, renumbered[used], -1)
+        narrowed = np.full((len(self._panes), max(16, len(self.table))), -1, np.int64)
+        old = np.flatnonzero(renumbered >= 0)
+        narrowed[:, renumbered[old]] = self._cell_of[:, old]
+        self._cell_of = narrowed
+
+    def _slot(self, start_ms: int) -> int:
+        found = self._slots.get(start_ms)
+        if found is None:
+            found = self._panes.index(None) if None in self._panes else len(self._panes)
+            if found == len(self._panes):
+                self._panes.append(None)
+                self._widen(found + 1, self._cell_of.shape[1])
+            self._panes[found] = _Slot(start_ms)
+            self._slots[start_ms] = found
+        return found
+
+    def _widen(self, slots: int, numbers: int) -> None:
+        have_slots, have_numbers = self._cell_of.shape
+        if slots > have_slots or numbers > have_numbers:
+            wider = np.full((max(slots, have_slots), max(numbers, have_numbers)), -1, np.int64)
+            wider[:have_slots, :have_numbers] = self._cell_of
+            self._cell_of = wider
+
+    def _cells_for(self, slot: Ints, numbers: Ints) -> Ints:
+        if len(self.table) > self._cell_of.shape[1]:
+            self._widen(0, max(16, 2 * len(self.table)))
+        cells = self._cell_of[slot, numbers]
+        missing = cells < 0
+        if missing.any():
+            width = self._cell_of.shape[1]
+            wanted, first = np.unique(slot[missing] * width + numbers[missing], return_index=True)
+            for combined in wanted[np.argsort(first)].tolist():
+                self._open(*divmod(combined, width))
+            cells = self._cell_of[slot, numbers]
+        return cells
+
+    def _open(self, slot: int, number: int) -> None:
+        pane = self._panes[slot]
+        assert pane is not None
+        if pane.series >= self.series_per_pane:
+            if pane.other < 0:
+                pane.other = self._new_cell(pane, self.table.number((OTHER,) * len(self.view.by)))
+                self._widen(0, len(self.table))
+            self._cell_of[slot, number] = pane.other
+            self.other_calls += 1
+            return
+        self._cell_of[slot, number] = self._new_cell(pane, number)
+        pane.series += 1
+
+    def _new_cell(self, pane: _Slot, number: int) -> int:
+        if self._free:
+            cell = self._free.pop()
+        else:
+            cell = self._size
+            self._size += 1
+            if self._size > len(self._cells.number):
+                self._grow(max(64, 2 * self._size))
+        self._cells.start_ms[cell] = pane.start_ms
+        self._cells.number[cell] = number
+        self._eligible[cell] = pane.series < EXEMPLARS_PER_PANE
+        return cell
+
+    def _grow(self, capacity: int) -> None:
+        def grown(array: NDArray[np.generic], fill: int) -> NDArray[np.generic]:
+            wider = np.full(capacity, fill, array.dtype)
+            wider[: len(array)] = array
+            return wider
+
+        cells = self._cells
+        cells.start_ms = grown(cells.start_ms, 0)  # type: ignore[assignment]
+        cells.number = grown(cells.number, -1)  # type: ignore[assignment]
+        cells.touched = grown(cells.touched, 0)  # type: ignore[assignment]
+        self._eligible = grown(self._eligible, 0)  # type: ignore[assignment]
+        for each, array in cells.fields.items():
+            cells.fields[each] = grown(array, _initial(each))  # type: ignore[assignment]
+
+    def _accumulate(self, each: Field, batch: Batch, at: Ints, *, whole: bool) -> None:
+        rows, values = batch.chosen(each.column, each.selection)
+        cells, values = _of_view(at, rows, values, whole=whole)
+        target = self._cells.fields[each]
+        match each.kind:
+            case FieldKind.COUNT:
+                np.add.at(target, cells, np.int64(1))
+            case FieldKind.SUM:
+                np.add.at(target, cells, values)
+            case _:
+                np.maximum.at(target, cells, values)
+
+    def _record(self, each: Field, batch: Batch, at: Ints, *, whole: bool) -> None:
+        if each.kind is FieldKind.HISTOGRAM:
+            rows, keys = batch.buckets(each.column, each.selection)
+        else:
+            rows, keys = batch.sketch(each.column, each.selection)
+        cells, keys = _of_view(at, rows, keys, whole=whole)
+        if each.kind is FieldKind.HISTOGRAM:
+            inside = (keys >= 0) & (keys < BUCKETS)
+            if not inside.all():
+                self.out_of_range += int(len(keys) - np.count_nonzero(inside))
+                cells, keys = cells[inside], keys[inside]
+        if len(keys):
+            self._pending[each].append(cells * _width(each) + keys)
+
+    def _show(self, each: Field, batch: Batch, at: Ints, *, whole: bool) -> None:
+        rows, values = batch.chosen(each.column, each.selection)
+        cells, values = _of_view(at, rows, values, whole=whole)
+        positions = np.flatnonzero(at >= 0) if rows is None else rows[at[rows] >= 0]
+        best = self._cells.fields[each]
+        better = (values > best[cells]) & self._eligible[cells]
+        if not better.any():
+            return
+        cells, values, positions = cells[better], values[better], positions[better]
+        np.maximum.at(best, cells, values)
+        top = values == best[cells]
+        cells, positions = cells[top], positions[top]
+        # Of equal values the first by offset stands, whatever the batches: `better` is strict, this takes the first.
+        distinct, first = np.unique(cells, return_index=True)
+        candidates = self._candidates[each]
+        for cell, position in zip(distinct.tolist(), positions[first].tolist(), strict=True):
+            raw = batch.raw[position]
+            assert raw is not None
+            candidates[cell] = Candidate(
+                int(batch.offsets[position]), int(batch.at_ms[position]), int(best[cell]), raw
+            )
+
+    def _compacted(self, each: Field) -> tuple[Ints, Ints]:
+        """All keys of a sparse field with their counts; a distinct field's counts are all 1."""
+        pending = self._pending[each]
+        keys, counts = self._counted[each]
+        if pending:
+            new_keys, new_counts = count_keys(np.concatenate(pending))
+            pending.clear()
+            if len(keys):
+                keys, counts = merge_counts(
+                    np.concatenate((keys, new_keys)), np.concatenate((counts, new_counts))
+                )
+            else:
+                keys, counts = new_keys, new_counts
+            if each.kind is FieldKind.DISTINCT:
+                counts = np.ones(len(keys), np.int64)
+            self._counted[each] = (keys, counts)
+        return keys, counts
+
+    def _block(self, cells: Ints, source: str) -> Block:
+        start, number = self._cells.start_ms[cells], self._cells.number[cells]
+        order = np.lexsort((number, start))
+        cells, start, number = cells[order], start[order], number[order]
+        used, row = np.unique(number, return_inverse=True)
+        entry_of = np.full(max(1, self._size), -1, np.int64)
+        entry_of[cells] = np.arange(len(cells))
+        sparse = {}
+        for each in self._sparse:
+            keys, counts = self._compacted(each)
+            entry = entry_of[keys // _width(each)]
+            kept = entry >= 0
+            by_entry = np.argsort(entry[kept], kind="stable")
+            sparse[each.name] = Sparse(
+                entry[kept][by_entry], (keys[kept] % _width(each))[by_entry], counts[kept][by_entry]
+            )
+        shown = tuple(
+            (entry, each.name, candidate.exemplar(source))
+            for each in self._shown
+            for entry, cell in enumerate(cells.tolist())
+            if (candidate := self._candidates[each].get(cell)) is not None
+        )
+        return Block(
+            view=self.view.hash,
+            series=tuple(self.table.series[i] for i in used.tolist()),
+            row=row.astype(np.int64),
+            start_ms=start,
+            columns={each.name: self._cells.fields[each][cells] for each in self._plain},
+            sparse=sparse,
+            exemplars=shown,
+        )
+
+
+_NONE: Final = np.zeros(0, np.int64)
+
+
+def _initial(each: Field) -> int:
+    return UNKNOWN if each.kind in (FieldKind.PEAK, FieldKind.EXEMPLAR) else 0
+
+
+def _width(each: Field) -> int:
+    return BUCKETS if each.kind is FieldKind.HISTOGRAM else KEYS
+
+
+def _of_view(at: Ints, rows: Ints | None, values: Ints, *, whole: bool) -> tuple[Ints, Ints]:
+    """Cells and values of the chosen calls that the view sees."""
+    cells = at if rows is None else at[rows]
+    if whole:
+        return cells, values
+    seen = cells >= 0
+    return cells[seen], values[seen]
+
+
+def filtered(batch: Batch, where: Iterable[Matcher]) -> Ints | None:
+    """Rows of the calls that pass every matcher, or None when all do."""
+    passes: Bools | None = None
+    for matcher in where:
+        table = batch.passing(matcher)
+        column = table[batch.codes(matcher.dimension)]
+        passes = column if passes is None else passes & column
+    return None if passes is None or passes.all() else np.flatnonzero(passes)

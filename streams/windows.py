@@ -1,0 +1,347 @@
+"""Windows of one view on one shard: panes by tier, and the running totals of each window at its tick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.labels import Series
+from rules.rule import tier_ms
+from rules.transition import Exemplar
+from rules.view import Field, FieldKind, View
+from streams import distinct, histogram
+from streams.histogram import BUCKETS, merge_counts
+from streams.panes import Block
+from streams.times import UNKNOWN
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+EXEMPLARS_KEPT = 5
+"""Exemplars kept for a series and field when panes are rolled up."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What some series have in a stretch of event time.
+
+    `rows`: int64[n], ascending and distinct. `columns`: int64[n] by field. `sparse`: by field, keys `row * width + key` ascending and
+    distinct, with counts. `exemplars`: by (row, field), the largest value first.
+    """
+
+    rows: Ints
+    columns: dict[Field, Ints]
+    sparse: dict[Field, tuple[Ints, Ints]]
+    exemplars: dict[tuple[int, Field], tuple[Exemplar, ...]] = field(default_factory=dict)
+
+
+class Rows:
+    """Numbers the series of a view on a shard, in order of first sight."""
+
+    def __init__(self) -> None:
+        self.series: list[Series] = []
+        self._row: dict[Series, int] = {}
+
+    def number(self, series: Iterable[Series]) -> Ints:
+        """int64: the row of each series, given to it now if it is new."""
+        rows = []
+        for each in series:
+            row = self._row.get(each)
+            if row is None:
+                row = self._row[each] = len(self.series)
+                self.series.append(each)
+            rows.append(row)
+        return np.array(rows, np.int64)
+
+
+def contents(view: View, rows: Rows, block: Block) -> dict[int, Content]:
+    """The content of each pane of a block, by pane start."""
+    row_of_series = rows.number(block.series)
+    fields = {each.name: each for each in view.fields}
+    found = {}
+    for start in np.unique(block.start_ms).tolist():
+        entries = np.flatnonzero(block.start_ms == start)
+        row_of_entry = np.full(len(block), -1, np.int64)
+        row_of_entry[entries] = row_of_series[block.row[entries]]
+        sparse = {}
+        for name, values in block.sparse.items():
+            row = row_of_entry[values.entry]
+            mine = row >= 0
+            keys = row[mine] * _width(fields[name]) + values.key[mine]
+            by_key = np.argsort(keys, kind="stable")
+            sparse[fields[name]] = (keys[by_key], values.count[mine][by_key])
+        order = entries[np.argsort(row_of_entry[entries], kind="stable")]
+        found[start] = Content(
+            row_of_entry[order],
+            {fields[name]: values[order] for name, values in block.columns.items()},
+            sparse,
+            {
+                (int(row_of_entry[entry]), fields[name]): (exemplar,)
+                for entry, name, exemplar in block.exemplars
+                if row_of_entry[entry] >= 0
+            },
+        )
+    return found
+
+
+def merge(parts: Sequence[Content]) -> Content:
+    """All parts together: counts, sums and histograms add, peaks and distinct counts take the larger."""
+    if len(parts) == 1:
+        return parts[0]
+    rows, inverse = np.unique(np.concatenate([part.rows for part in parts]), return_inverse=True)
+    columns = {}
+    for each in parts[0].columns:
+        values = np.concatenate([part.columns[each] for part in parts])
+        if each.kind is FieldKind.PEAK:
+            merged = np.full(len(rows), UNKNOWN, np.int64)
+            np.maximum.at(merged, inverse, values)
+        else:
+            merged = np.zeros(len(rows), np.int64)
+            np.add.at(merged, inverse, values)
+        columns[each] = merged
+    sparse = {each: _merge_sparse(each, [part.sparse[each] for part in parts]) for each in parts[0].sparse}
+    exemplars: dict[tuple[int, Field], tuple[Exemplar, ...]] = {}
+    for part in parts:
+        for key, more in part.exemplars.items():
+            exemplars[key] = best_exemplars((*exemplars.get(key, ()), *more), EXEMPLARS_KEPT)
+    return Content(rows, columns, sparse, exemplars)
+
+
+def restrict(part: Content, rows: Ints) -> Content:
+    """Only these rows of a content."""
+    kept = np.isin(part.rows, rows)
+    wanted = set(rows.tolist())
+    sparse = {}
+    for each, (keys, counts) in part.sparse.items():
+        mine = np.isin(keys // _width(each), rows)
+        sparse[each] = (keys[mine], counts[mine])
+    return Content(
+        part.rows[kept],
+        {each: values[kept] for each, values in part.columns.items()},
+        sparse,
+        {key: shown for key, shown in part.exemplars.items() if key[0] in wanted},
+    )
+
+
+def difference(new: Content, old: Content) -> Content:
+    """What to add to totals that hold `old` so that they hold `new`, a later version of the same pane."""
+    negated = Content(
+        old.rows,
+        {each: (values if each.kind is FieldKind.PEAK else -values) for each, values in old.columns.items()},
+        {
+            each: (keys, -counts)
+            for each, (keys, counts) in old.sparse.items()
+            if each.kind is FieldKind.HISTOGRAM
+        }
+        | {each: pair for each, pair in old.sparse.items() if each.kind is FieldKind.DISTINCT},
+    )
+    return merge([new, negated])
+
+
+def best_exemplars(exemplars: Iterable[Exemplar], limit: int) -> tuple[Exemplar, ...]:
+    """The largest values first, the earlier call among equals; each call once."""
+    distinct_calls = {(each.source, each.offset): each for each in exemplars}
+    ordered = sorted(
+        distinct_calls.values(), key=lambda each: (-each.value, each.at_ms, each.source, each.offset)
+    )
+    return tuple(ordered[:limit])
+
+
+class TierPane:
+    """One pane of a tier: parts as they came, merged when a window takes them."""
+
+    def __init__(self) -> None:
+        self._parts: list[Content] = []
+
+    def add(self, part: Content) -> None:
+        """Add to the pane."""
+        self._parts.append(part)
+
+    def content(self) -> Content:
+        """Everything in the pane."""
+        if len(self._parts) > 1:
+            self._parts = [merge(self._parts)]
+        return self._parts[0]
+
+
+class Window:
+    """The totals of [end - span, end) of one view, moved from tick to tick."""
+
+    def __init__(self, store: ViewWindows, span_ms: int) -> None:
+        self.store = store
+        self.span_ms = span_ms
+        self.tier_ms = tier_ms(span_ms)
+        self.end_ms: int | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Empty totals, as before any call."""
+        fields = self.store.view.fields
+        self._columns = {
+            f: np.zeros(0, np.int64) for f in fields if f.kind in (FieldKind.COUNT, FieldKind.SUM)
+        }
+        self._counted = {f: (_NONE, _NONE) for f in fields if f.kind is FieldKind.HISTOGRAM}
+        self.held = 0
+
+    def advance(self, end_ms: int) -> None:
+        """Move the window so that it ends at a tick; forward only."""
+        panes, start_ms = self.store.tiers[self.tier_ms], end_ms - self.span_ms
+        added_from, gone_to = start_ms, start_ms
+        if self.end_ms is not None and start_ms < self.end_ms:
+            added_from = self.end_ms
+            gone = [panes[at] for at in self._starts(self.end_ms - self.span_ms, gone_to) if at in panes]
+        else:
+            self.clear()
+            gone = []
+        added = [panes[at] for at in self._starts(added_from, end_ms) if at in panes]
+        self.end_ms = end_ms
+        self.held += len(added) - len(gone)
+        self._take([pane.content() for pane in added], [pane.content() for pane in gone])
+
+    def amend(self, at_ms: int, part: Content, *, new_pane: bool) -> None:
+        """Take in a change of a pane that the totals already cover."""
+        if self.end_ms is not None and self.end_ms - self.span_ms <= at_ms < self.end_ms:
+            self.held += new_pane
+            self._take([part], [])
+
+    @property
+    def series(self) -> list[Series]:
+        """The series of each row."""
+        return self.store.rows.series
+
+    def total(self, wanted: Field) -> Ints:
+        """int64[rows]: a count, sum or peak over the window; a peak of nothing is 0."""
+        if wanted.kind is FieldKind.PEAK:
+            peak = np.full(len(self.series), UNKNOWN, np.int64)
+            for content in self._contents():
+                np.maximum.at(peak, content.rows, content.columns[wanted])
+            return np.where(peak == UNKNOWN, 0, peak)
+        return self._sized(wanted)[: len(self.series)]
+
+    def percentile(self, wanted: Field, rank: int) -> Ints:
+        """int64[rows]: nearest rank, highest equivalent stored integer; 0 where empty."""
+        keys, counts = self._counted[wanted]
+        return histogram.percentiles(len(self.series), keys, counts, rank)
+
+    def distinct(self, wanted: Field) -> Floats:
+        """float64[rows]: estimated distinct values."""
+        keys = [content.sparse[wanted][0] for content in self._contents()]
+        return distinct.estimates(len(self.series), np.unique(np.concatenate(keys)) if keys else _NONE)
+
+    def highest_equivalent(self, value: float) -> int:
+        """The largest stored integer that the histogram layout cannot tell from `value`."""
+        return histogram.highest_equivalent(value)
+
+    def exemplars(self, row: int, wanted: Field, limit: int) -> tuple[Exemplar, ...]:
+        """Up to `limit` calls of one row, the largest value first."""
+        found = (content.exemplars.get((row, wanted), ()) for content in self._contents())
+        return best_exemplars((each for some in found for each in some), limit)
+
+    def _contents(self) -> list[Content]:
+        panes = self.store.tiers[self.tier_ms]
+        if self.end_ms is None:
+            return []
+        return [
+            panes[at].content() for at in self._starts(self.end_ms - self.span_ms, self.end_ms) if at in panes
+        ]
+
+    def _starts(self, from_ms: int, to_ms: int) -> Iterable[int]:
+        """Starts of present panes in [from, to), or of all that could be there, whichever is fewer."""
+        panes = self.store.tiers[self.tier_ms]
+        possible = range(from_ms - from_ms % self.tier_ms, to_ms, self.tier_ms)
+        if len(possible) > len(panes):
+            return [at for at in sorted(panes) if from_ms <= at < to_ms]
+        return possible
+
+    def _sized(self, wanted: Field) -> Ints:
+        column = self._columns[wanted]
+        if len(column) < len(self.series):
+            column = np.concatenate((column, np.zeros(max(16, 2 * len(self.series)) - len(column), np.int64)))
+            self._columns[wanted] = column
+        return column
+
+    def _take(self, added: list[Content], gone: list[Content]) -> None:
+        for each in self._columns:
+            column = self._sized(each)
+            for content in added:
+                column[content.rows] += content.columns[each]
+            for content in gone:
+                column[content.rows] -= content.columns[each]
+        if not (added or gone):
+            return
+        for each, (keys, counts) in self._counted.items():
+            plus = [content.sparse[each] for content in added]
+            minus = [content.sparse[each] for content in gone]
+            self._counted[each] = merge_counts(
+                np.concatenate([keys, *(pair[0] for pair in plus), *(pair[0] for pair in minus)]),
+                np.concatenate([counts, *(pair[1] for pair in plus), *(-pair[1] for pair in minus)]),
+            )
+
+
+class ViewWindows:
+    """All panes and windows of one view on one shard."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.rows = Rows()
+        self.tiers: dict[int, dict[int, TierPane]] = {}
+        self.windows: dict[int, Window] = {}
+
+    def window(self, span_ms: int) -> Window:
+        """The window of a span; all that are needed must be asked for before the first content."""
+        found = self.windows.get(span_ms)
+        if found is None:
+            found = self.windows[span_ms] = Window(self, span_ms)
+            self.tiers.setdefault(found.tier_ms, {})
+        return found
+
+    def apply(self, start_ms: int, part: Content) -> None:
+        """Add to the pane that starts at `start_ms`, in every tier, and to totals that cover it already."""
+        for width, panes in self.tiers.items():
+            at = start_ms - start_ms % width
+            pane = panes.get(at)
+            if pane is None:
+                pane = panes[at] = TierPane()
+                new = True
+            else:
+                new = False
+            pane.add(part)
+            for window in self.windows.values():
+                if window.tier_ms == width:
+                    window.amend(at, part, new_pane=new)
+
+    def earliest(self, from_ms: int) -> int | None:
+        """Start of the earliest pane at or after a time, or None."""
+        starts = [at for panes in self.tiers.values() for at in panes if at >= from_ms]
+        return min(starts, default=None)
+
+    def prune(self) -> None:
+        """Drop panes that lie before every window of their tier."""
+        for width, panes in self.tiers.items():
+            ends = [
+                window.end_ms - window.span_ms for window in self._of_tier(width) if window.end_ms is not None
+            ]
+            if len(ends) == len(self._of_tier(width)) and ends:
+                for at in [at for at in panes if at + width <= min(ends)]:
+                    del panes[at]
+
+    def _of_tier(self, width: int) -> list[Window]:
+        return [window for window in self.windows.values() if window.tier_ms == width]
+
+
+_NONE: Ints = np.zeros(0, np.int64)
+
+
+def _width(each: Field) -> int:
+    return BUCKETS if each.kind is FieldKind.HISTOGRAM else distinct.KEYS
+
+
+def _merge_sparse(each: Field, parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    keys = np.concatenate([part[0] for part in parts])
+    if each.kind is FieldKind.DISTINCT:
+        found = np.unique(keys)
+        return found, np.ones(len(found), np.int64)
+    return merge_counts(keys, np.concatenate([part[1] for part in parts]))

@@ -50,7 +50,7 @@ class Dictionary(dict[Any, int]):
         return self._sketch
 
     def passing(self, matcher: Matcher) -> Bools:
-        """bool by code: which values pass a matcher."""
+        """Which values pass a matcher: bool by code."""
         found = self._passing.get(matcher)
         have = 0 if found is None else len(found)
         if found is None or have < len(self.values_by_code):
@@ -59,7 +59,7 @@ class Dictionary(dict[Any, int]):
         return found
 
     def present(self) -> Bools:
-        """bool by code: every value but `<none>`."""
+        """Every value but `<none>`: bool by code."""
         return ~self.passing(_ABSENT)
 
     def __missing__(self, value: Any) -> int:
@@ -107,7 +107,7 @@ class Needs:
 
 
 def _column_fields(column: str) -> set[str]:
-    if column == "ttft" or column == "output_tokens_per_second":
+    if column in ("ttft", "output_tokens_per_second"):
         return {"ttft_ms", "latency_ms"}
     if column == "spend":
         return {"provider", "cost_usd"}
@@ -120,7 +120,8 @@ def _column_fields(column: str) -> set[str]:
 class Pricing(Protocol):
     """Prices a batch: nano-dollars of each call, int64[n], UNKNOWN where it is unpriced."""
 
-    def __call__(self, batch: Batch) -> Ints: ...
+    def __call__(self, batch: Batch) -> Ints:
+        """Price a batch."""
 
 
 @dataclass
@@ -318,7 +319,7 @@ class Batch:
         return rows, keys[codes[rows]]
 
     def passing(self, matcher: Matcher) -> Bools:
-        """bool by code of the matcher's dimension: which values pass."""
+        """Which values of the matcher's dimension pass: bool by code."""
         self.codes(matcher.dimension)  # makes every value of this batch known
         return self.dictionary(matcher.dimension).passing(matcher)
 

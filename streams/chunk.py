@@ -26,9 +26,9 @@ CHUNK_BYTES: Final = 600_000
 class Seal:
     """How far one source is, in band: carried by the last chunk of a flush.
 
-    `frontier_ms`: panes that end by then are final. `watermark_ms`: at least that; beyond it where the source was proven
-    idle. `wall_ms`: the clock at the flush. `sources`: partitions of the calls topic. `lag_ms`: how old the oldest call
-    not yet read was, 0 when caught up. All but the frontier depend on the clock, and are data from here on.
+    `frontier_ms`: panes that end by then are final. `watermark_ms`: at least that; beyond it where the source was
+    proven idle. `wall_ms`: the clock at the flush. `sources`: partitions of the calls topic. `lag_ms`: how old the
+    oldest call not yet read was, 0 when caught up. All but the frontier depend on the clock, and are data from here on.
     """
 
     frontier_ms: int

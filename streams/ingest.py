@@ -39,8 +39,11 @@ class IngestConfig:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a source stands, as it is committed: offset `first` (F) of the oldest open pane's first call, the next
-    offset `next` (P), and the frontier at P."""
+    """Where a source stands, as it is committed.
+
+    `first` (F): offset of the oldest open pane's first call. `next` (P): the next offset to take. The rest is the
+    frontier at P, and the watermark reported with it.
+    """
 
     first: int
     next: int

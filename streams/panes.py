@@ -1,4 +1,4 @@
-"""Open panes of one view on one source: cells (pane x series) that calls are accumulated into, whole columns at a time."""
+"""Open panes of one view on one source: cells (pane x series) that calls are accumulated into, column by column."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rules.view import Field, FieldKind, View
 from streams.call import Batch
 from streams.distinct import KEYS
 from streams.event import describe
-from streams.histogram import BUCKETS, bucket_index, count_keys, merge_counts
+from streams.histogram import BUCKETS, count_keys, merge_counts
 from streams.series_table import SeriesTable
 from streams.times import UNKNOWN
 
@@ -136,7 +136,7 @@ class ViewPanes:
         self._plain = [f for f in view.fields if f.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)]
         self._sparse = [f for f in view.fields if f.kind in (FieldKind.HISTOGRAM, FieldKind.DISTINCT)]
         self._shown = [f for f in view.fields if f.kind is FieldKind.EXEMPLAR]
-        self._counted: dict[Field, tuple[Ints, Ints]] = {f: (_NONE, _NONE) for f in self._sparse}
+        self._counted: dict[Field, tuple[Ints, Ints]] = dict.fromkeys(self._sparse, (_NONE, _NONE))
         self._pending: dict[Field, list[Ints]] = {f: [] for f in self._sparse}
         self._candidates: dict[Field, dict[int, Candidate]] = {f: {} for f in self._shown}
         self._eligible = np.zeros(0, bool)

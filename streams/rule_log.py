@@ -21,7 +21,7 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class Epoch:
-    """A rule set and the pane boundary (event time, ms) from which it holds. `extra` are views that no rule asked for."""
+    """A rule set and the pane boundary (event time, ms) from which it holds. `extra`: views that no rule asked for."""
 
     from_ms: int
     rules: RuleSet

@@ -28,8 +28,8 @@ EXEMPLARS_KEPT = 5
 class Content:
     """What some series have in a stretch of event time.
 
-    `rows`: int64[n], ascending and distinct. `columns`: int64[n] by field. `sparse`: by field, keys `row * width + key` ascending and
-    distinct, with counts. `exemplars`: by (row, field), the largest value first.
+    `rows`: int64[n], ascending and distinct. `columns`: int64[n] by field. `sparse`: by field, keys `row * width + key`
+    ascending and distinct, with counts. `exemplars`: by (row, field), the largest value first.
     """
 
     rows: Ints

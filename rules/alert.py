@@ -32,18 +32,16 @@ class Spell:
 
     def advance(self, breached: bool | None, tick_ms: int, timing: Timing) -> Spell:
         """The spell after a tick; `breached` is None when the tick could not decide (too few calls, no data)."""
-        if breached is None:
-            return self
-        if not breached:
-            keeps = self.firing and tick_ms - (self.last_true_ms or 0) < timing.keep_firing_for_ms
-            return self if keeps else Spell()
-        since = self.since_ms
+        unseen_ms = 0 if self.last_true_ms is None else tick_ms - self.last_true_ms
         # Undecided ticks in between do not restart `for` while windows still overlap; after a longer gap nobody knows
-        # whether the condition held, so the time starts again.
-        gap = self.last_true_ms is not None and tick_ms - self.last_true_ms > timing.window_ms
-        if since is None or (gap and not self.firing):
-            since = tick_ms
-        return Spell(since, tick_ms, self.firing or tick_ms - since >= timing.for_ms)
+        # whether the condition held, so a spell that does not fire yet is over. One that fires waits for a decision.
+        known = self if self.firing or unseen_ms <= timing.window_ms else Spell()
+        if breached is None:
+            return known
+        if not breached:
+            return known if known.firing and unseen_ms < timing.keep_firing_for_ms else Spell()
+        since = tick_ms if known.since_ms is None else known.since_ms
+        return Spell(since, tick_ms, known.firing or tick_ms - since >= timing.for_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,8 @@ def advance(
 ) -> tuple[Alert, Change | None]:
     """The alert after a tick, and the transition if there is one.
 
-    `warning` and `critical` say whether that severity's level is breached; None is undecided, which changes nothing.
+    `warning` and `critical` say whether that severity's level is breached; None is undecided, which changes nothing
+    but that a pending alert ends once it has been undecided for longer than its window.
     """
     spells = {
         Severity.WARNING: alert.warning.advance(warning, tick_ms, timing),
@@ -112,7 +111,7 @@ def advance(
         severity=severity,
         episode_ms=episode,
         since_ms=min(held_since, default=episode),
-        reason=_reason(before, state, alert.severity, severity),
+        reason=_reason(before, state, severity, decided=warning is not None or critical is not None),
     )
     return after, change
 
@@ -123,13 +122,13 @@ def _worst(severities: set[Severity]) -> Severity | None:
     return Severity.WARNING if severities else None
 
 
-def _reason(before: State, after: State, old: Severity | None, new: Severity) -> str:
+def _reason(before: State, after: State, severity: Severity, *, decided: bool) -> str:
     if after is State.RESOLVED:
         return "recovered"
     if after is State.INACTIVE:
-        return "recovered before it fired"
+        return "recovered before it fired" if decided else "too few calls to decide whether it goes on"
     if after is State.PENDING:
         return "breached, waiting for its duration"
     if before is State.FIRING:
-        return "escalated" if (old, new) == (Severity.WARNING, Severity.CRITICAL) else "eased"
+        return "escalated" if severity is Severity.CRITICAL else "eased"
     return "breached"

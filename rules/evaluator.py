@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from rules.labels import Series
 from rules.quantities import format_quantity, format_window
 from rules.reading import Bools, Floats, Ints, Readings, Totals, comparable, read
 from rules.rule import Direction, Levels, Rule, Severity
-from rules.template import Summary, TemplateError
+from rules.template import Summary, TemplateError, default_summary
 from rules.transition import Exemplar, State, Transition, transition_id
 
 EXEMPLARS = 5
@@ -78,8 +78,9 @@ def evaluate(
         else:
             state.alerts[series] = alert
         if change is not None:
-            seen = (readings, totals) if row >= 0 else None
-            transition, failed = _transition(rule, series, change, tick_ms, seen, row)
+            breached = warning if change.severity is Severity.WARNING else critical
+            seen = _Seen(readings, totals, row, bool(breached[row])) if row >= 0 else None
+            transition, failed = _transition(rule, series, change, tick_ms, seen)
             transitions.append(transition)
             errors += failed
     return Evaluation(tuple(transitions), errors)
@@ -94,7 +95,7 @@ def close(rule: Rule, state: RuleState, tick_ms: int, reason: str) -> list[Trans
             change = Change(
                 State.FIRING, State.RESOLVED, alert.severity, alert.severity, episode, episode, reason
             )
-            transitions.append(_transition(rule, series, change, tick_ms, None, 0)[0])
+            transitions.append(_transition(rule, series, change, tick_ms, None)[0])
     state.alerts.clear()
     return transitions
 
@@ -126,8 +127,18 @@ def _breached(rule: Rule, readings: Readings, level: Floats) -> Bools:
     return np.asarray(readings.compared < level)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a window holds of one series at a tick, and whether its value breaches the level that is reported."""
+
+    readings: Readings
+    totals: Totals
+    row: int
+    breached: bool
+
+
 def _transition(
-    rule: Rule, series: Series, change: Change, tick_ms: int, seen: tuple[Readings, Totals] | None, row: int
+    rule: Rule, series: Series, change: Change, tick_ms: int, seen: _Seen | None
 ) -> tuple[Transition, int]:
     """The transition of a change; `seen` is None where the windows hold nothing of the series."""
     named = tuple(zip(rule.by, series, strict=True))
@@ -138,11 +149,10 @@ def _transition(
     calls = 0
     exemplars: tuple[Exemplar, ...] = ()
     if seen is not None:
-        readings, totals = seen
-        value, calls = _number(readings.value, row), int(readings.sample[row])
+        value, calls = _number(seen.readings.value, seen.row), int(seen.readings.sample[seen.row])
         if change.to_state in (State.PENDING, State.FIRING):
-            exemplars = totals.exemplars(row, rule.measure.exemplar, EXEMPLARS)
-    values = {dimension.replace(".", "_"): text for dimension, text in named} | {
+            exemplars = seen.totals.exemplars(seen.row, rule.measure.exemplar, EXEMPLARS)
+    values = dict(named) | {
         "value": format_quantity(value, rule.measure.unit),
         "threshold": format_quantity(threshold, rule.measure.unit),
         "window": format_window(rule.window_ms),
@@ -151,7 +161,8 @@ def _transition(
         "alert": rule.alert,
         "measure": rule.measure.name,
     }
-    summary, failed = _summary(rule, named, values)
+    breached = seen is not None and seen.breached
+    summary, failed = _summary(rule, series, values, breached=breached)
     return Transition(
         id=transition_id(rule.name, named, tick_ms, change.to_state, change.severity),
         at_ms=tick_ms,
@@ -186,24 +197,19 @@ def _number(values: Ints | Floats, row: int) -> float:
     return value if isinstance(value, int) else round(value, 6)
 
 
-def _summary(rule: Rule, series: tuple[tuple[str, str], ...], values: Mapping[str, str]) -> tuple[str, int]:
+def _summary(rule: Rule, series: Series, values: dict[str, str], *, breached: bool) -> tuple[str, int]:
     """The rule's summary filled in, and 1 if its template failed: an alert is never lost to its wording."""
+    failed = 0
     if rule.summary is not None:
         try:
             return _compiled(rule.summary).render(values), 0
         except TemplateError:
-            return _default_summary(rule, series, values), 1
-    return _default_summary(rule, series, values), 0
+            failed = 1
+    # What has recovered must not read as if it were still beyond its threshold.
+    relation = str(rule.threshold.direction) if breached else f"no longer {rule.threshold.direction}"
+    return default_summary(values, relation, series), failed
 
 
 @lru_cache(maxsize=1024)
 def _compiled(source: str) -> Summary:
     return Summary.compile(source)
-
-
-def _default_summary(rule: Rule, series: tuple[tuple[str, str], ...], values: Mapping[str, str]) -> str:
-    of = ", ".join(text for _, text in series)
-    return (
-        f"{values['measure']}{' of ' + of if of else ''} is {values['value']}, {rule.threshold.direction} "
-        f"{values['threshold']} over {values['window']}"
-    )

@@ -12,7 +12,7 @@ from rules.labels import Series
 from rules.measures import Formula, Measure
 from rules.quantities import MINUTE, SECOND
 from rules.transition import Exemplar
-from rules.view import Field
+from rules.view import ENGINE_SOURCE, Field
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -59,8 +59,13 @@ class Readings:
 def read(measure: Measure, totals: Totals, span_ms: int) -> Readings:
     """The measure's value of every row over a window of `span_ms`.
 
-    A ratio, mean, percentile or maximum without a sample is undefined; a count or sum of nothing is 0.
+    A ratio, mean, percentile or maximum without a sample is undefined; a count or sum of nothing is 0. So are the
+    engine's own measures, which have no sample of calls: where nothing lags, the lag is 0.
     """
+    if measure.source == ENGINE_SOURCE:
+        own = totals.total(measure.numerator)
+        counted = own if measure.formula is Formula.TOTAL else np.zeros_like(own)
+        return Readings(own, counted, np.ones(len(own), dtype=bool), own)
     sample = totals.total(measure.sample)
     defined = np.ones(len(sample), dtype=bool)
     match measure.formula:
@@ -94,5 +99,6 @@ def comparable(measure: Measure, totals: Totals, threshold: float) -> float:
     above the bucket of the threshold, so that the histogram's rounding never fires an alert.
     """
     if measure.formula is Formula.PERCENTILE:
-        return totals.highest_equivalent(threshold * measure.scale)
+        # Rounded before it is cut to a whole number: 0.001004 x 1,000,000 is 1003.9999999999999.
+        return totals.highest_equivalent(round(threshold * measure.scale, 6))
     return threshold

@@ -81,7 +81,9 @@ def decode(value: bytes) -> Transition:
     try:
         record = _DECODER.decode(value)
         if record.format != FORMAT:
-            raise AlertRecordError(f"format {record.format} of an alerts record is not known here, only {FORMAT}")
+            raise AlertRecordError(
+                f"format {record.format} of an alerts record is not known here, only {FORMAT}"
+            )
         return Transition(
             id=record.id,
             at_ms=parse_time(record.at),

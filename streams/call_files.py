@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import sys
+import zlib
 from collections.abc import Iterator
 from io import BufferedReader
 from itertools import islice
@@ -22,13 +23,20 @@ _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
+class CallFileError(Exception):
+    """A file of calls that cannot be read; the message says which and why."""
+
+
 class CallFile:
     """A file of calls, or standard input for `-`. Lines are numbered from 1: they are the records' offsets."""
 
     def __init__(self, name: str, *, default_ms: int = 0) -> None:
         self.name = name
         self._default_ms = default_ms
-        self._raw = cast("BufferedReader", sys.stdin.buffer) if name == "-" else Path(name).open("rb")
+        try:
+            self._raw = cast("BufferedReader", sys.stdin.buffer) if name == "-" else Path(name).open("rb")
+        except OSError as error:
+            raise CallFileError(f"{name} cannot be read: {error.strerror}") from error
 
     @property
     def size(self) -> int | None:
@@ -44,8 +52,14 @@ class CallFile:
         """The calls, some thousands at a time; empty lines are passed over.
 
         Raises:
-            OSError, EOFError, zstandard.ZstdError: the file cannot be read to its end.
+            CallFileError: the file cannot be read to its end.
         """
+        try:
+            yield from self._batches()
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise CallFileError(f"{self.name} cannot be read to its end: {error}") from error
+
+    def _batches(self) -> Iterator[Records]:
         source = Source("standard input" if self.name == "-" else self.name, 0)
         lines = self._lines(self._opened())
         while batch := list(islice(lines, BATCH)):

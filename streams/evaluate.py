@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.evaluator import RuleState, Thresholds, close, evaluate, thresholds
+from rules.measures import Formula
 from rules.rule import PANE_MS, Rule
 from rules.transition import Transition
 from rules.view import Field, FieldKind, Selection, View
@@ -22,6 +23,7 @@ from streams.windows import Content, ViewWindows, contents, difference, merge, r
 
 SILENT_MS: Final = 30_000
 """A source that reports nothing for this long, by the other sources' clocks, no longer holds them back."""
+_UNDEFINED_WHEN_EMPTY: Final = (Formula.PERCENTILE, Formula.RATIO, Formula.MEAN, Formula.PEAK)
 _SPEND: Final = Field(FieldKind.SUM, "spend", Selection.ANY)
 _LAG: Final = Field(FieldKind.PEAK, "lag", Selection.ANY)
 
@@ -45,11 +47,15 @@ class _SourceState:
 
 @dataclass(slots=True)
 class _RuleTicks:
-    """One rule's running state: its alerts, its next tick, and its levels for the series known so far."""
+    """One rule's running state: its alerts, its next tick, and its levels for the series known so far.
+
+    `empty_ms`: the tick since which its window has been empty.
+    """
 
     rule: Rule
     state: RuleState = field(default_factory=RuleState)
     next_ms: int | None = None
+    empty_ms: int | None = None
     levels: Thresholds | None = None
 
 
@@ -242,18 +248,27 @@ class Evaluate:
         return bool(rule.view.parent) or rule.view.shard(("",) * len(rule.by)) == self.shard
 
     def _next(self, ticks: _RuleTicks) -> int | None:
-        """The rule's next tick. Where its window stays empty nothing can change, and the time is skipped."""
+        """The rule's next tick. Time in which nothing can change is skipped: its window is empty and stays so."""
         rule, step = ticks.rule, ticks.rule.tick_ms
-        windows = self._views[rule.view.hash]
-        window = windows.window(rule.window_ms)
-        if ticks.next_ms is not None and (window.held or ticks.state.alerts):
+        window = self._views[rule.view.hash].window(rule.window_ms)
+        if ticks.next_ms is not None and (window.held or self._unsettled(ticks)):
             return ticks.next_ms
-        begin = UNKNOWN if ticks.next_ms is None else ticks.next_ms - rule.window_ms
-        earliest = windows.earliest(begin)
+        earliest = window.earliest(UNKNOWN if ticks.next_ms is None else ticks.next_ms - rule.window_ms)
         if earliest is None:
             return None
-        first = (earliest // step + 1) * step
-        return first if ticks.next_ms is None else max(first, ticks.next_ms)
+        if ticks.next_ms is None:
+            return (earliest // step + 1) * step
+        # One tick before the first that sees the pane: a condition that held in silence is then known to have held.
+        return max(earliest // step * step, ticks.next_ms, window.end_ms or 0)
+
+    def _unsettled(self, ticks: _RuleTicks) -> bool:
+        """Whether an empty window can still change alerts: a count or sum of nothing is 0, until its timers ran out."""
+        rule = ticks.rule
+        if not ticks.state.alerts or rule.measure.formula in _UNDEFINED_WHEN_EMPTY:
+            return False
+        if ticks.empty_ms is None or ticks.next_ms is None:
+            return True
+        return ticks.next_ms <= ticks.empty_ms + max(rule.for_ms, rule.keep_firing_for_ms) + rule.tick_ms
 
     def _evaluate(self, ticks: _RuleTicks, tick_ms: int) -> tuple[Transition, ...]:
         rule = ticks.rule
@@ -265,6 +280,10 @@ class Evaluate:
         evaluation = evaluate(rule, ticks.state, window, tick_ms, ticks.levels)
         self.summary_errors += evaluation.summary_errors
         ticks.next_ms = tick_ms + rule.tick_ms
+        if window.held:
+            ticks.empty_ms = None
+        elif ticks.empty_ms is None:
+            ticks.empty_ms = tick_ms
         return evaluation.transitions
 
 

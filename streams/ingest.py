@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -177,8 +177,9 @@ class Ingest:
         """Everything touched since the last flush, whole; then drop what is sealed."""
         state = self._sources[source]
         by_shard: dict[int, list[Block]] = {shard: [] for shard in range(SHARDS)}
+        described: dict[int, Mapping[str, object]] = {}
         for panes in state.panes.values():
-            for shard, block in _by_shard(panes.view, panes.touched(str(source))):
+            for shard, block in _by_shard(panes.view, panes.touched(str(source), described)):
                 by_shard[shard].append(block)
         for view, block in state.engine.touched():
             by_shard[view.shard(())].append(block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,7 @@ import msgspec
 
 from rules.labels import MODEL_CALLS, Matcher, Series
 from rules.measures import Measure, measure
-from rules.reading import read
+from rules.reading import Bools, Readings, read
 from rules.rule import RuleSet
 from rules.view import FieldKind, View
 from streams.call import Pricing
@@ -147,14 +147,24 @@ def _rows(
     measures: Sequence[Measure], totals: ContentTotals, present: list[int], start_ms: int | None, span_ms: int
 ) -> list[Row]:
     readings = {one.name: read(one, totals, span_ms) for one in measures}
+    known = {one.name: _is_known(one, readings, readings[one.name].defined) for one in measures}
     return [
         Row(
             totals.series[row],
             start_ms,
-            {name: each.value[row].item() if each.defined[row] else None for name, each in readings.items()},
+            {name: each.value[row].item() if known[name][row] else None for name, each in readings.items()},
         )
         for row in present
     ]
+
+
+def _is_known(one: Measure, readings: Mapping[str, Readings], defined: Bools) -> Bools:
+    """Whether a value stands for something: a sum over calls that do not say is unknown, not 0."""
+    if one.name == "spend":
+        return readings["spend_per_call"].defined if "spend_per_call" in readings else defined
+    if one.numerator.kind is FieldKind.SUM:
+        return defined & (readings[one.name].sample > 0)
+    return defined
 
 
 class _Names(msgspec.Struct):

@@ -39,10 +39,12 @@ class Candidate:
     raw: bytes
     shown: Mapping[str, object] | None = None
 
-    def exemplar(self, source: str) -> Exemplar:
-        """The call as it may be shown, described once."""
+    def exemplar(self, source: str, described: dict[int, Mapping[str, object]]) -> Exemplar:
+        """The call as it may be shown; `described` are the calls described so far, by offset."""
         if self.shown is None:
-            self.shown, _ = describe(self.raw)
+            self.shown = described.get(self.offset)
+            if self.shown is None:
+                self.shown = described[self.offset] = describe(self.raw)[0]
         return Exemplar(self.at_ms, source, self.offset, self.value, self.shown)
 
 
@@ -129,6 +131,7 @@ class ViewPanes:
         self.out_of_range = 0
         self._slots: dict[int, int] = {}
         self._panes: list[_Slot | None] = []
+        self._free_slots: list[int] = []
         self._cell_of = np.full((0, 0), -1, np.int64)  # [slot, series number] -> cell
         self._free: list[int] = []
         self._size = 0
@@ -168,11 +171,14 @@ class ViewPanes:
         for each in self._shown:
             self._show(each, batch, at, whole=whole)
 
-    def touched(self, source: str) -> Block:
-        """The whole content of every cell changed since the last call, in order of pane start and of arrival."""
+    def touched(self, source: str, described: dict[int, Mapping[str, object]]) -> Block:
+        """The whole content of every cell changed since the last call, in order of pane start and of arrival.
+
+        `described` is shared by the views of a source, which often show the same calls.
+        """
         cells = np.flatnonzero(self._cells.touched[: self._size])
         self._cells.touched[:] = False
-        return self._block(cells, source)
+        return self._block(cells, source, described)
 
     def seal(self, before_ms: int) -> None:
         """Drop the panes that end at or before a time."""
@@ -183,6 +189,7 @@ class ViewPanes:
         for start in gone:
             slot = self._slots.pop(start)
             self._panes[slot] = None
+            self._free_slots.append(slot)
             cells = self._cell_of[slot]
             dead[cells[cells >= 0]] = True
             self._cell_of[slot] = -1
@@ -208,7 +215,7 @@ class ViewPanes:
         used = self._cells.number[: self._size]
         renumbered = self.table.keep_only(np.unique(used[used >= 0]))
         self._cells.number[: self._size] = np.where(used >= 0, renumbered[used], -1)
-        narrowed = np.full((len(self._panes), max(16, len(self.table))), -1, np.int64)
+        narrowed = np.full((len(self._cell_of), max(16, len(self.table))), -1, np.int64)
         old = np.flatnonzero(renumbered >= 0)
         narrowed[:, renumbered[old]] = self._cell_of[:, old]
         self._cell_of = narrowed
@@ -216,10 +223,13 @@ class ViewPanes:
     def _slot(self, start_ms: int) -> int:
         found = self._slots.get(start_ms)
         if found is None:
-            found = self._panes.index(None) if None in self._panes else len(self._panes)
-            if found == len(self._panes):
+            if self._free_slots:
+                found = self._free_slots.pop()
+            else:
+                found = len(self._panes)
                 self._panes.append(None)
-                self._widen(found + 1, self._cell_of.shape[1])
+                if found >= self._cell_of.shape[0]:
+                    self._widen(2 * found + 4, 0)
             self._panes[found] = _Slot(start_ms)
             self._slots[start_ms] = found
         return found
@@ -350,7 +360,7 @@ class ViewPanes:
             self._counted[each] = (keys, counts)
         return keys, counts
 
-    def _block(self, cells: Ints, source: str) -> Block:
+    def _block(self, cells: Ints, source: str, described: dict[int, Mapping[str, object]]) -> Block:
         start, number = self._cells.start_ms[cells], self._cells.number[cells]
         order = np.lexsort((number, start))
         cells, start, number = cells[order], start[order], number[order]
@@ -367,7 +377,7 @@ class ViewPanes:
                 entry[kept][by_entry], (keys[kept] % _width(each))[by_entry], counts[kept][by_entry]
             )
         shown = tuple(
-            (entry, each.name, candidate.exemplar(source))
+            (entry, each.name, candidate.exemplar(source, described))
             for each in self._shown
             for entry, cell in enumerate(cells.tolist())
             if (candidate := self._candidates[each].get(cell)) is not None

@@ -59,32 +59,38 @@ class Rows:
 
 def contents(view: View, rows: Rows, block: Block) -> dict[int, Content]:
     """The content of each pane of a block, by pane start."""
-    row_of_series = rows.number(block.series)
+    if len(block) == 0:
+        return {}
     fields = {each.name: each for each in view.fields}
-    found = {}
-    for start in np.unique(block.start_ms).tolist():
-        entries = np.flatnonzero(block.start_ms == start)
-        row_of_entry = np.full(len(block), -1, np.int64)
-        row_of_entry[entries] = row_of_series[block.row[entries]]
-        sparse = {}
-        for name, values in block.sparse.items():
-            row = row_of_entry[values.entry]
-            mine = row >= 0
-            keys = row[mine] * _width(fields[name]) + values.key[mine]
-            by_key = np.argsort(keys, kind="stable")
-            sparse[fields[name]] = (keys[by_key], values.count[mine][by_key])
-        order = entries[np.argsort(row_of_entry[entries], kind="stable")]
-        found[start] = Content(
-            row_of_entry[order],
-            {fields[name]: values[order] for name, values in block.columns.items()},
-            sparse,
+    row = rows.number(block.series)[block.row]
+    order = np.lexsort((row, block.start_ms))
+    starts, first = np.unique(block.start_ms[order], return_index=True)
+    edges = [*first.tolist(), len(block)]
+    pane_of_entry = np.empty(len(block), np.int64)
+    pane_of_entry[order] = np.repeat(np.arange(len(starts)), np.diff(edges))
+    ordered_row = row[order]
+    columns = {fields[name]: values[order] for name, values in block.columns.items()}
+    sparse = {}
+    for name, values in block.sparse.items():
+        pane, keys = pane_of_entry[values.entry], row[values.entry] * _width(fields[name]) + values.key
+        by_key = np.lexsort((keys, pane))
+        cuts = np.searchsorted(pane[by_key], np.arange(len(starts) + 1)).tolist()
+        sparse[fields[name]] = (keys[by_key], values.count[by_key], cuts)
+    shown: list[dict[tuple[int, Field], tuple[Exemplar, ...]]] = [{} for _ in starts]
+    for entry, name, exemplar in block.exemplars:
+        shown[int(pane_of_entry[entry])][int(row[entry]), fields[name]] = (exemplar,)
+    return {
+        start: Content(
+            ordered_row[edges[pane] : edges[pane + 1]],
+            {each: values[edges[pane] : edges[pane + 1]] for each, values in columns.items()},
             {
-                (int(row_of_entry[entry]), fields[name]): (exemplar,)
-                for entry, name, exemplar in block.exemplars
-                if row_of_entry[entry] >= 0
+                each: (keys[cuts[pane] : cuts[pane + 1]], counts[cuts[pane] : cuts[pane + 1]])
+                for each, (keys, counts, cuts) in sparse.items()
             },
+            shown[pane],
         )
-    return found
+        for pane, start in enumerate(starts.tolist())
+    }
 
 
 def merge(parts: Sequence[Content]) -> Content:
@@ -201,6 +207,10 @@ class Window:
         self.held += len(added) - len(gone)
         self._take([pane.content() for pane in added], [pane.content() for pane in gone])
 
+    def earliest(self, from_ms: int) -> int | None:
+        """Start of the earliest pane of its tier at or after a time, or None."""
+        return min((at for at in self.store.tiers[self.tier_ms] if at >= from_ms), default=None)
+
     def amend(self, at_ms: int, part: Content, *, new_pane: bool) -> None:
         """Take in a change of a pane that the totals already cover."""
         if self.end_ms is not None and self.end_ms - self.span_ms <= at_ms < self.end_ms:
@@ -312,11 +322,6 @@ class ViewWindows:
             for window in self.windows.values():
                 if window.tier_ms == width:
                     window.amend(at, part, new_pane=new)
-
-    def earliest(self, from_ms: int) -> int | None:
-        """Start of the earliest pane at or after a time, or None."""
-        starts = [at for panes in self.tiers.values() for at in panes if at >= from_ms]
-        return min(starts, default=None)
 
     def prune(self) -> None:
         """Drop panes that lie before every window of their tier."""

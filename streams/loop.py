@@ -1,0 +1,242 @@
+"""The partition-owner loop that drives every stage: fetch, step, publish, acknowledged, commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from notifiers.notification import Notification
+from streams.records import Records, Source
+from streams.topic_ids import describe_topics
+
+_log: Final = logging.getLogger(__name__)
+
+FETCH_MS: Final = 100
+FRESH_MS: Final = 1_000
+"""A source counts as caught up only while its last answered fetch is younger than this."""
+BATCH: Final = 5_000
+COMMIT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to publish; `partition` None leaves the choice to the key."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A committed position: an offset, and the text beside it (empty where the broker keeps none)."""
+
+    offset: int
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a step wants done, in this order: publish and be acknowledged, hand over for delivery, commit."""
+
+    publish: Sequence[Outgoing] = ()
+    deliver: Sequence[Notification] = ()
+    commit: Mapping[Source, Committed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The outside world at a flush: the time, which sources are proven to be caught up, and how many there are."""
+
+    wall_ms: int
+    caught_up: frozenset[Source]
+    sources: int
+
+
+class Stage(Protocol):
+    """A stage as the loop sees it. Steps are pure but for the stage's own state."""
+
+    name: str
+    topics: Sequence[str]
+    flush_ms: int
+
+    def assign(self, source: Source, committed: Committed | None) -> int | None:
+        """A source is ours now: the offset to read from, None for the start of its log."""
+        ...
+
+    def revoke(self, source: Source) -> None:
+        """A source is another's now."""
+        ...
+
+    def take(self, records: Records) -> Effects:
+        """Records of one source, in order."""
+        ...
+
+    def flush(self, clock: Clock) -> Effects:
+        """Called every `flush_ms` while sources are assigned."""
+        ...
+
+
+class Loop:
+    """Drives one stage with one consumer and one producer until `stopping` is set."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        consumer: AIOKafkaConsumer,
+        producer: AIOKafkaProducer,
+        stopping: asyncio.Event,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        before_assign: Callable[[], Awaitable[None]] | None = None,
+        deliver: Callable[[Notification], Awaitable[None]] | None = None,
+    ) -> None:
+        self._stage = stage
+        self._consumer = consumer
+        self._producer = producer
+        self._stopping = stopping
+        self._now_ms = now_ms
+        self._before_assign = before_assign
+        self._deliver = deliver
+        self._sources: dict[TopicPartition, Source] = {}
+        self._total = 0
+
+    @property
+    def assigned(self) -> list[Source]:
+        """The sources that are ours now."""
+        return list(self._sources.values())
+
+    async def run(self) -> None:
+        """Fetch, step, publish, commit, until told to stop; then a last flush."""
+        self._consumer.subscribe(list(self._stage.topics), listener=_Listener(self))
+        flushed_ms = 0
+        while not self._stopping.is_set():
+            if not self._sources:
+                # Without an assignment getmany ignores its timeout.
+                await asyncio.sleep(0.02)
+                continue
+            fetched = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH)
+            for partition, messages in fetched.items():
+                if messages and partition in self._sources:
+                    await self._do(self._stage.take(self._records(partition, messages)))
+            now = self._now_ms()
+            if now - flushed_ms >= self._stage.flush_ms:
+                flushed_ms = now
+                await self.flush()
+        if self._sources:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """One flush of the stage."""
+        caught_up = await self._caught_up()
+        await self._do(self._stage.flush(Clock(self._now_ms(), caught_up, self._total)))
+
+    async def assign(self, partitions: set[TopicPartition]) -> None:
+        """Take partitions over: where each starts follows from what was committed."""
+        new = [partition for partition in sorted(partitions) if partition not in self._sources]
+        if not new:
+            return
+        if self._before_assign is not None:
+            await self._before_assign()
+        described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
+        self._total = sum(count for _, count in described.values())
+        committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
+        starts = []
+        for partition in new:
+            source = Source(partition.topic, partition.partition, described[partition.topic][0])
+            found = committed.get(partition)
+            at = None if found is None or found.offset < 0 else Committed(found.offset, found.metadata or "")
+            offset = self._stage.assign(source, at)
+            if offset is None:
+                await self._consumer.seek_to_beginning(partition)
+            else:
+                self._consumer.seek(partition, offset)
+            self._sources[partition] = source
+            _log.info(
+                "%s: reads %s from %s", self._stage.name, source, "its start" if offset is None else offset
+            )
+
+    def revoke(self, partitions: set[TopicPartition]) -> None:
+        """Give partitions up."""
+        for partition in partitions:
+            source = self._sources.pop(partition, None)
+            if source is not None:
+                self._stage.revoke(source)
+
+    async def _do(self, effects: Effects) -> None:
+        if effects.publish:
+            sent = [
+                await self._producer.send(each.topic, each.value, key=each.key, partition=each.partition)
+                for each in effects.publish
+            ]
+            await asyncio.gather(*sent)
+        if self._deliver is not None:
+            for notification in effects.deliver:
+                await self._deliver(notification)
+        if effects.commit:
+            partition_of = {source: partition for partition, source in self._sources.items()}
+            offsets = {
+                partition_of[source]: OffsetAndMetadata(at.offset, at.metadata)
+                for source, at in effects.commit.items()
+                if source in partition_of
+            }
+            if offsets:
+                await self._commit(offsets)
+
+    async def _commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            # Partitions moved meanwhile: whoever has them now starts from what was committed before, and loses nothing.
+            _log.warning("%s: not committed: %s", self._stage.name, error)
+        except (TimeoutError, KafkaError) as error:
+            _log.warning("%s: not committed, trying again at the next flush: %r", self._stage.name, error)
+
+    def _records(self, partition: TopicPartition, messages: Sequence[object]) -> Records:
+        values = [message.value for message in messages]  # type: ignore[attr-defined]
+        first, last = messages[0], messages[-1]
+        if last.offset - first.offset == len(messages) - 1:  # type: ignore[attr-defined]
+            offsets = np.arange(first.offset, last.offset + 1, dtype=np.int64)  # type: ignore[attr-defined]
+        else:
+            offsets = np.array([message.offset for message in messages], np.int64)  # type: ignore[attr-defined]
+        times = np.array([message.timestamp for message in messages], np.int64)  # type: ignore[attr-defined]
+        return Records(self._sources[partition], values, offsets, times)
+
+    async def _caught_up(self) -> frozenset[Source]:
+        """Sources with nothing left to read, by an answer of the broker that is fresh enough to prove it."""
+        fresh_from = self._now_ms() - FRESH_MS
+        found = set()
+        for partition, source in list(self._sources.items()):
+            if not self._consumer.assignment() & {partition}:
+                continue
+            polled, stable = (
+                self._consumer.last_poll_timestamp(partition),
+                self._consumer.last_stable_offset(partition),
+            )
+            if polled is None or stable is None or polled < fresh_from:
+                continue
+            if await self._consumer.position(partition) >= stable:
+                found.add(source)
+        return frozenset(found)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types for it
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._loop.revoke(set(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._loop.assign(set(assigned))

@@ -1,0 +1,116 @@
+"""Notify, the third stage: transitions in; what to send to whom, and the notification log, out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from notifiers.notification import Notification, Standing, net_state, notifications_for, standing_after
+from notifiers.routing import Route
+from rules.rule import Severity
+from rules.transition import State, Transition
+
+FORMAT: Final = 1
+
+
+class NotificationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of the notification log, keyed by the notification's id: what became of it.
+
+    `outcome`: `sent`, `refused`, `given up`, or `logged` where nothing was to be sent; `reason` is the decision's.
+    """
+
+    format: int = FORMAT
+    id: str
+    transition: str
+    alert_id: str
+    alert: str
+    receiver: str
+    reason: str
+    outcome: str
+    detail: str = ""
+    state: State
+    severity: Severity
+    episode_ms: int
+    at_ms: int
+    possibly_repeated: bool = False
+
+
+def encode(record: NotificationRecord) -> bytes:
+    """The record's value, JSON."""
+    return msgspec.json.encode(record)
+
+
+def decode(value: bytes) -> NotificationRecord:
+    """The record of a value. Raises msgspec.MsgspecError when it is none."""
+    return msgspec.json.decode(value, type=NotificationRecord)
+
+
+class Notify:
+    """Decides what to send. Its state is a fold over the notification log and what is under way."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = tuple(routes)
+        self._standings: dict[tuple[str, str], Standing] = {}
+        self._settled: set[str] = set()
+        self._seen: set[str] = set()
+        self._waiting: list[Transition] | None = []
+
+    def learn(self, record: NotificationRecord) -> None:
+        """Take a record of the log in: its transition is settled for its receiver."""
+        self._settled.add(record.id)
+        key = record.alert_id, record.receiver
+        if record.outcome == "sent":
+            if record.state is State.FIRING:
+                self._standings[key] = Standing(record.severity, record.episode_ms)
+            else:
+                self._standings.pop(key, None)
+
+    def take(self, transition: Transition) -> tuple[tuple[Notification, ...], tuple[Notification, ...]]:
+        """What to send now, and what is only logged. A transition seen before gives nothing.
+
+        Until `caught_up`, transitions wait: of what happened during a downtime only the outcome is sent.
+        """
+        if transition.id in self._seen:
+            return (), ()
+        self._seen.add(transition.id)
+        if self._waiting is not None:
+            self._waiting.append(transition)
+            return (), ()
+        decided = self._unsettled(notifications_for(transition, self._routes, self._standings))
+        to_send = tuple(each for each in decided if each.reason.notifies)
+        for each in to_send:
+            self._expect(each)
+        return to_send, tuple(each for each in decided if not each.reason.notifies)
+
+    def caught_up(self) -> tuple[tuple[Notification, ...], tuple[Notification, ...]]:
+        """The log has been read to its end: what is left to send of what waited, and what is only logged."""
+        waiting, self._waiting = self._waiting or [], None
+        unsettled = [
+            transition
+            for transition in waiting
+            if self._unsettled(notifications_for(transition, self._routes, self._standings))
+        ]
+        net = net_state(unsettled, self._routes, self._standings)
+        to_send = self._unsettled(net.to_send)
+        for each in to_send:
+            self._expect(each)
+        return to_send, self._unsettled(net.to_log)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `caught_up` has not been said yet."""
+        return self._waiting is not None
+
+    def _unsettled(self, notifications: Sequence[Notification]) -> tuple[Notification, ...]:
+        return tuple(each for each in notifications if each.id not in self._settled)
+
+    def _expect(self, notification: Notification) -> None:
+        """Decide later transitions as if this one had arrived: receivers are told in order."""
+        key = notification.transition.alert_id, notification.receiver
+        standing = standing_after(notification)
+        if standing is None:
+            self._standings.pop(key, None)
+        else:
+            self._standings[key] = standing

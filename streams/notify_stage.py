@@ -1,0 +1,113 @@
+"""Notify as the loop drives it: alerts in, deliveries and the notification log out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from notifiers.delivery import Delivered, GaveUp, Result
+from notifiers.notification import Notification
+from notifiers.routing import Route
+from streams import alert_record, notify
+from streams.alert_record import AlertRecordError
+from streams.loop import Clock, Committed, Effects, Outgoing
+from streams.notify import NotificationRecord, Notify
+from streams.records import Records, Source
+from streams.settings import Settings
+
+_log: Final = logging.getLogger(__name__)
+
+
+class NotifyStage:
+    """Transitions in; what is to be delivered, and the log of it, out. The log is read before the alerts are."""
+
+    name = "notify"
+
+    def __init__(self, settings: Settings, routes: Sequence[Route]) -> None:
+        self.topics: Sequence[str] = [settings.topics.alerts]
+        self.flush_ms = settings.flush
+        self.unreadable = 0
+        self._log_topic = settings.topics.notifications
+        self._routes = routes
+        self._notify = Notify(routes)
+
+    def read_log(self, values: Iterable[bytes | None]) -> None:
+        """Start anew from the notification log."""
+        self._notify = Notify(self._routes)
+        for value in values:
+            try:
+                self._notify.learn(notify.decode(value or b""))
+            except msgspec.MsgspecError as error:
+                self.unreadable += 1
+                _log.error("a record of %s cannot be read: %s: passed over", self._log_topic, error)
+
+    def assign(self, source: Source, committed: Committed | None) -> int | None:
+        """Read every alert that is kept: the log says what is settled."""
+        del source, committed
+        return None
+
+    def revoke(self, source: Source) -> None:
+        """Another worker notifies now."""
+
+    def take(self, records: Records) -> Effects:
+        """Decide about transitions."""
+        deliver: list[Notification] = []
+        logged: list[Notification] = []
+        for offset, value in zip(records.offsets.tolist(), records.values, strict=True):
+            try:
+                transition = alert_record.decode(value or b"")
+            except AlertRecordError as error:
+                self.unreadable += 1
+                _log.error("%s, offset %d: %s: passed over", records.source, offset, error)
+                continue
+            to_send, to_log = self._notify.take(transition)
+            deliver += to_send
+            logged += to_log
+        return Effects([self._logged(each) for each in logged], deliver)
+
+    def flush(self, clock: Clock) -> Effects:
+        """Once everything that is kept has been read, say what is left to say."""
+        if not self._notify.is_waiting or not clock.caught_up:
+            return Effects()
+        deliver, logged = self._notify.caught_up()
+        return Effects([self._logged(each) for each in logged], deliver)
+
+    def settled(self, notification: Notification, result: Result, at_ms: int) -> Outgoing:
+        """The log's record of a delivery that ended."""
+        outcome = (
+            "sent"
+            if isinstance(result, Delivered)
+            else "given up"
+            if isinstance(result, GaveUp)
+            else "refused"
+        )
+        detail = result.receipt if isinstance(result, Delivered) else result.reason
+        repeated = isinstance(result, Delivered) and result.possibly_repeated
+        return self._record(notification, outcome, detail, at_ms, repeated=repeated)
+
+    def _logged(self, notification: Notification) -> Outgoing:
+        return self._record(notification, "logged", "", notification.transition.at_ms)
+
+    def _record(
+        self, notification: Notification, outcome: str, detail: str, at_ms: int, *, repeated: bool = False
+    ) -> Outgoing:
+        transition = notification.transition
+        record = NotificationRecord(
+            id=notification.id,
+            transition=transition.id,
+            alert_id=transition.alert_id,
+            alert=transition.alert,
+            receiver=notification.receiver,
+            reason=notification.reason,
+            outcome=outcome,
+            detail=detail,
+            state=transition.to_state,
+            severity=transition.severity,
+            episode_ms=transition.episode_ms,
+            at_ms=at_ms,
+            possibly_repeated=repeated,
+        )
+        return Outgoing(self._log_topic, notify.encode(record), notification.id.encode(), 0)

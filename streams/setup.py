@@ -1,0 +1,114 @@
+"""From settings to what the engine runs with: rules, runbooks, prices, receivers; every problem said at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from notifiers.delivery import Receiver
+from notifiers.links import TraceLink, compile_trace_link
+from notifiers.message import Message, build_message
+from notifiers.notification import Notification
+from notifiers.receivers import ReceiverError, build_receivers, build_routes
+from notifiers.routing import Route
+from notifiers.runbook import Runbook, RunbookError, runbook_url
+from notifiers.runbook_files import load_runbooks
+from rules.files import RuleFile, read_rule_files
+from rules.loader import parse_rule_files
+from rules.problem import InvalidFilesError, Problem
+from rules.rule import RuleSet
+from streams.call import Pricing
+from streams.frontier import Lateness
+from streams.ingest import IngestConfig
+from streams.price_file import read_price_book
+from streams.pricing import PriceBook, Pricer
+from streams.settings import Settings
+from streams.spend import BatchPricer
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything that files and the environment say, read and checked."""
+
+    settings: Settings
+    files: Sequence[RuleFile]
+    rules: RuleSet
+    runbooks: Mapping[str, Runbook]
+    prices: PriceBook
+    receivers: Mapping[str, Receiver]
+    routes: Sequence[Route]
+    trace_link: TraceLink | None
+
+    @property
+    def ingest(self) -> IngestConfig:
+        """Ingest's configuration."""
+        return IngestConfig(Lateness(self.settings.calls.lateness, self.settings.calls.skew))
+
+    @property
+    def price(self) -> Callable[[], Pricing]:
+        """A fresh pricer for each reader."""
+        return lambda: BatchPricer(Pricer(self.prices))
+
+    def message(self, notification: Notification) -> Message:
+        """The message of a notification."""
+        transition = notification.transition
+        location = self.settings.runbooks
+        return build_message(
+            transition,
+            self.runbooks.get(transition.runbook),
+            None if location is None else runbook_url(location, transition.runbook),
+            self.trace_link,
+            notification.id,
+            notification.reason,
+        )
+
+
+def read_setup(settings: Settings, environ: Mapping[str, str], console: TextIO) -> Setup:
+    """Read every file that the settings name.
+
+    Raises:
+        InvalidFilesError: all problems of all files.
+    """
+    problems: list[Problem] = []
+    runbooks: Mapping[str, Runbook] | None = None
+    files: Sequence[RuleFile] = ()
+    rules = RuleSet(())
+    prices = PriceBook()
+    receivers: Mapping[str, Receiver] = {}
+    routes: Sequence[Route] = ()
+    try:
+        runbooks = load_runbooks(runbook_folder(settings))
+    except RunbookError as error:
+        problems += [Problem(finding, 0, 0, "") for finding in error.problems]
+    try:
+        files = read_rule_files(settings.rules, settings.base)
+        rules = parse_rule_files(files, None if runbooks is None else runbooks.keys())
+    except InvalidFilesError as error:
+        problems += error.problems
+    try:
+        prices = PriceBook() if settings.prices is None else read_price_book(settings.path(settings.prices))
+    except InvalidFilesError as error:
+        problems += error.problems
+    try:
+        receivers = build_receivers(settings.receivers, environ, console)
+        routes = build_routes(settings.routes, settings.receivers)
+    except ReceiverError as error:
+        problems += [Problem("settings", 0, 0, problem) for problem in error.problems]
+    if problems:
+        raise InvalidFilesError(problems)
+    link = None if settings.traces is None else compile_trace_link(settings.traces)
+    return Setup(settings, files, rules, runbooks or {}, prices, receivers, routes, link)
+
+
+def runbook_folder(settings: Settings) -> Path | None:
+    """The folder of the user's own pages; None where there is none, or where `runbooks` is a URL."""
+    location = settings.runbooks
+    return None if location is None or "{name}" in location else settings.path(location)
+
+
+def wall_ms() -> int:
+    """The clock: milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

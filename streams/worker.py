@@ -1,0 +1,270 @@
+"""The worker: a Faust app whose services drive ingest, evaluate and notify. The only module that imports Faust."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+import faust
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from faust.app.base import BootStrategy
+from mode import Service
+
+from notifiers.delivery import Outbox, Result
+from notifiers.notification import Notification
+from streams.kafka import new_consumer, new_producer, read_to_end, start_client, stop_client
+from streams.loop import Loop, Outgoing, Stage
+from streams.notify_stage import NotifyStage
+from streams.rule_log import RuleLog
+from streams.rules_topic import agree_on_rules
+from streams.setup import Setup, wall_ms
+from streams.stages import EvaluateStage, IngestStage
+from streams.topics import create_topics
+
+_log: Final = logging.getLogger(__name__)
+
+STOP_SECONDS: Final = 5.0
+
+
+class _Boot(BootStrategy):
+    """Start nothing of Faust's that needs a broker: the services own their clients."""
+
+    enable_kafka = False
+    enable_web = False
+    enable_sensors = False
+
+    def agents(self) -> list[Any]:
+        """None: calls never travel through a Faust stream."""
+        return []
+
+
+class _App(faust.App):
+    BootStrategy = _Boot
+
+    def _create_directories(self) -> None:
+        """No data folder: it is for tables, which are not used."""
+
+
+class _Worker(faust.Worker):
+    def install_signal_handlers(self) -> None:
+        """Ours are set before the app is built, which takes 100 ms."""
+
+    def _setproctitle(self, info: str, *, ident: str = "tocsin") -> None:
+        """The process keeps its name."""
+
+
+class StageService(Service):
+    """Runs one stage: waits for the broker, drives the loop, and ends with a last flush."""
+
+    abstract = False
+
+    def __init__(self, setup: Setup, name: str, ready: asyncio.Event) -> None:
+        super().__init__()
+        self._setup = setup
+        self._name = name
+        self._ready = ready
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._consumer: AIOKafkaConsumer | None = None
+        self._producer: AIOKafkaProducer | None = None
+
+    def stage(self) -> Stage:
+        """The stage, built once the rules are agreed on."""
+        raise NotImplementedError
+
+    async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        """Run the loop until told to stop."""
+        await Loop(stage, consumer, producer, self._stopping).run()
+
+    @Service.task
+    async def _run(self) -> None:
+        settings = self._setup.settings
+        client = f"tocsin-{self._name}"
+        try:
+            await self._ready.wait()
+            self._producer = await start_client(
+                lambda: new_producer(settings, client), settings, self._stopping
+            )
+            group = f"{settings.group}.{self._name}"
+            self._consumer = await start_client(
+                lambda: new_consumer(settings, group, client), settings, self._stopping
+            )
+            if self._producer is not None and self._consumer is not None:
+                await self.drive(self.stage(), self._consumer, self._producer)
+        finally:
+            self._ended.set()
+
+    async def on_stop(self) -> None:
+        """Flush, then give the clients up. Called by Faust once the worker stops."""
+        self._stopping.set()
+        if self._ready.is_set() and not self.crashed:
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._ended.wait()
+            except TimeoutError:
+                _log.warning("%s did not finish its last flush within %g s", self._name, STOP_SECONDS)
+        for client in (self._consumer, self._producer):
+            if client is not None:
+                await stop_client(client)
+
+
+class IngestService(StageService):
+    """Calls to panes."""
+
+    def __init__(self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog]) -> None:
+        super().__init__(setup, "ingest", ready)
+        self._rule_log = log
+
+    def stage(self) -> Stage:
+        """Ingest with the agreed rules."""
+        return IngestStage(self._setup.settings, self._setup.ingest, self._rule_log(), self._setup.price)
+
+
+class EvaluateService(StageService):
+    """Panes to alert transitions."""
+
+    def __init__(self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog]) -> None:
+        super().__init__(setup, "evaluate", ready)
+        self._rule_log = log
+
+    def stage(self) -> Stage:
+        """Evaluate with the agreed rules."""
+        return EvaluateStage(self._setup.settings, self._rule_log())
+
+
+class NotifyService(StageService):
+    """Alert transitions to receivers."""
+
+    def __init__(self, setup: Setup, ready: asyncio.Event) -> None:
+        super().__init__(setup, "notify", ready)
+        self._stage = NotifyStage(setup.settings, setup.routes)
+
+    def stage(self) -> Stage:
+        """Notify."""
+        return self._stage
+
+    async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        """Run the loop beside the outbox; an error of either ends both."""
+
+        async def settled(notification: Notification, result: Result) -> None:
+            await _publish(producer, self._stage.settled(notification, result, wall_ms()))
+
+        outbox = Outbox(self._setup.receivers.values(), settled)
+
+        async def deliver(notification: Notification) -> None:
+            await outbox.put(notification, self._setup.message(notification))
+
+        loop = Loop(stage, consumer, producer, self._stopping, before_assign=self._read_log, deliver=deliver)
+        delivering = asyncio.create_task(outbox.run())
+        try:
+            looping = asyncio.create_task(loop.run())
+            await asyncio.wait({delivering, looping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (delivering, looping):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (delivering, looping):
+                task.cancel()
+            for receiver in self._setup.receivers.values():
+                close = getattr(receiver, "close", None)
+                if close is not None:
+                    await close()
+
+    async def _read_log(self) -> None:
+        """Read the notification log to its end."""
+        settings = self._setup.settings
+        reader = await start_client(
+            lambda: new_consumer(settings, None, "tocsin-log"), settings, self._stopping
+        )
+        if reader is None:
+            return
+        try:
+            self._stage.read_log(await read_to_end(reader, settings.topics.notifications))
+        finally:
+            await stop_client(reader)
+
+
+class RulesService(Service):
+    """Creates missing topics, and agrees with the rules log on what holds; then the stages may start."""
+
+    abstract = False
+
+    def __init__(self, setup: Setup, ready: asyncio.Event) -> None:
+        super().__init__()
+        self._setup = setup
+        self._ready = ready
+        self._agreed: RuleLog | None = None
+
+    def agreed(self) -> RuleLog:
+        """The rules log, once `ready` is set."""
+        if self._agreed is None:
+            raise RuntimeError("the rules are not agreed on yet")
+        return self._agreed
+
+    @Service.task
+    async def _run(self) -> None:
+        settings = self._setup.settings
+        stopping = asyncio.Event()
+        producer = await start_client(lambda: new_producer(settings, "tocsin-rules"), settings, stopping)
+        consumer = await start_client(
+            lambda: new_consumer(settings, None, "tocsin-rules"), settings, stopping
+        )
+        if producer is None or consumer is None:
+            return
+        try:
+            for name in await create_topics(settings):
+                _log.info("created topic %s", name)
+            self._agreed = await agree_on_rules(self._setup, consumer, producer, wall_ms())
+        finally:
+            await stop_client(consumer)
+            await stop_client(producer)
+        self._ready.set()
+
+
+async def run_worker(setup: Setup) -> None:
+    """Run until SIGINT or SIGTERM. An error of a service ends the worker and is raised."""
+    stop = asyncio.Event()
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        running.add_signal_handler(number, stop.set)
+    app = _App(
+        "tocsin",
+        broker=f"kafka://{setup.settings.kafka.brokers[0]}",
+        store="memory://",
+        cache="memory://",
+        web_enabled=False,
+        stream_wait_empty=False,
+        autodiscover=False,
+    )
+    ready = asyncio.Event()
+    rules = RulesService(setup, ready)
+    for service in (
+        rules,
+        IngestService(setup, ready, rules.agreed),
+        EvaluateService(setup, ready, rules.agreed),
+        NotifyService(setup, ready),
+    ):
+        app.service(service)  # type: ignore[arg-type]  # an instance works as well as a class
+    worker = _Worker(
+        app, loop=running, daemon=False, quiet=True, override_logging=False, redirect_stdouts=False
+    )
+    worker.spinner = None
+    starting, stopped = asyncio.ensure_future(worker.start()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await worker.wait_for_stopped(stopped)
+    finally:
+        for future in (starting, stopped):
+            future.cancel()
+        await asyncio.wait_for(worker.stop(), 2 * STOP_SECONDS)
+    if worker.crash_reason is not None:
+        raise worker.crash_reason
+
+
+async def _publish(producer: AIOKafkaProducer, record: Outgoing) -> None:
+    await producer.send_and_wait(record.topic, record.value, key=record.key, partition=record.partition)

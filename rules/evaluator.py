@@ -11,7 +11,7 @@ import numpy as np
 from rules.alert import Alert, Change, Timing, advance
 from rules.labels import Series
 from rules.quantities import format_quantity, format_window
-from rules.reading import Bools, Floats, Ints, Readings, Totals, comparable, read
+from rules.reading import Bools, Floats, Ints, Readings, Totals, comparable, is_zero_of_nothing, read
 from rules.rule import Direction, Levels, Rule, Severity
 from rules.template import Summary, TemplateError, default_summary
 from rules.transition import Exemplar, State, Transition, transition_id
@@ -65,14 +65,14 @@ def evaluate(
     timing = Timing(rule.for_ms, rule.keep_firing_for_ms, rule.window_ms)
     for series in sorted(by_series):
         row = by_series[series]
-        sees = row >= 0 and bool(decided[row])
-        alert, change = advance(
-            state.alerts.get(series, Alert()),
-            bool(warning[row]) if sees and not np.isnan(thresholds.warning[row]) else None,
-            bool(critical[row]) if sees and not np.isnan(thresholds.critical[row]) else None,
-            tick_ms,
-            timing,
-        )
+        if row < 0:
+            warns, is_critical = _without_calls(rule, series)
+        else:
+            warns = bool(warning[row]) if decided[row] and not np.isnan(thresholds.warning[row]) else None
+            is_critical = (
+                bool(critical[row]) if decided[row] and not np.isnan(thresholds.critical[row]) else None
+            )
+        alert, change = advance(state.alerts.get(series, Alert()), warns, is_critical, tick_ms, timing)
         if alert.state is State.INACTIVE or alert.state is State.RESOLVED:
             state.alerts.pop(series, None)
         else:
@@ -135,6 +135,18 @@ class _Seen:
     totals: Totals
     row: int
     breached: bool
+
+
+def _without_calls(rule: Rule, series: Series) -> tuple[bool | None, bool | None]:
+    """Whether a series that the window does not know breaches its levels: a count or sum of nothing is 0."""
+    if rule.min_calls or not is_zero_of_nothing(rule.measure):
+        return None, None
+    levels, below = rule.threshold.levels(rule.by, series), rule.threshold.direction is Direction.BELOW
+    warns, is_critical = (
+        None if level is None else (level > 0 if below else level < 0)
+        for level in (levels.warning, levels.critical)
+    )
+    return warns, is_critical
 
 
 def _transition(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ class Totals(Protocol):
 
     def exemplars(self, row: int, field: Field, limit: int) -> tuple[Exemplar, ...]:
         """Up to `limit` exemplars of one row, the largest value first."""
+
+
+_ZERO_OF_NOTHING: Final = (Formula.TOTAL, Formula.PER_SECOND, Formula.PER_MINUTE, Formula.DISTINCT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,11 @@ def read(measure: Measure, totals: Totals, span_ms: int) -> Readings:
         case _:  # per minute
             value = totals.total(measure.numerator) * MINUTE / span_ms
     return Readings(value, sample, defined, value)
+
+
+def is_zero_of_nothing(measure: Measure) -> bool:
+    """Whether the measure of no calls at all is 0 rather than undefined."""
+    return measure.source == ENGINE_SOURCE or measure.formula in _ZERO_OF_NOTHING
 
 
 def comparable(measure: Measure, totals: Totals, threshold: float) -> float:

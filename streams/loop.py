@@ -151,7 +151,7 @@ class Loop:
         described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
         self._total = sum(count for _, count in described.values())
         committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
-        starts = []
+        starts: list[str] = []
         for partition in new:
             source = Source(partition.topic, partition.partition, described[partition.topic][0])
             found = committed.get(partition)
@@ -162,9 +162,8 @@ class Loop:
             else:
                 self._consumer.seek(partition, offset)
             self._sources[partition] = source
-            _log.info(
-                "%s: reads %s from %s", self._stage.name, source, "its start" if offset is None else offset
-            )
+            starts.append(f"{source} from {'its start' if offset is None else offset}")
+        _log.info("%s reads %s", self._stage.name, ", ".join(starts))
 
     def revoke(self, partitions: set[TopicPartition]) -> None:
         """Give partitions up."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.incidents import DEMO, Incident, Kind, Script
+from streams.traffic_features import FEATURES, LOOP, MODELS, Feature, Model
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -18,151 +19,6 @@ BLOCK_MS: Final = 1_000
 """Calls are drawn second by second, each second from a generator of its own: so any cut of time gives the same."""
 USERS: Final = 3_000
 
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model: how soon it starts to answer, how fast it goes on, and what it is called in answers."""
-
-    name: str
-    provider: str
-    version: str
-    first_token_ms: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """A feature of the product, and the calls it makes. Token counts are lognormal: median and sigma."""
-
-    name: str
-    per_second: float
-    models: tuple[tuple[str, float], ...]
-    input_median: float
-    output_median: float
-    max_tokens: int
-    prompt: str
-    prompt_version: str
-    output_sigma: float = 0.5
-    operation: str = "chat"
-    cached_share: float = 0.0
-    retrieval_ms: float = 0.0
-    streaming: bool = True
-    temperature: float = 0.2
-
-
-_MODELS: Final = {
-    model.name: model
-    for model in (
-        Model("gpt-4.1", "openai", "gpt-4.1-2025-04-14", 450, 85),
-        Model("gpt-4.1-mini", "openai", "gpt-4.1-mini-2025-04-14", 320, 130),
-        Model("claude-sonnet-4-5", "anthropic", "claude-sonnet-4-5-20250929", 800, 75),
-        Model("claude-haiku-4-5", "anthropic", "claude-haiku-4-5-20251001", 420, 150),
-        Model("claude-opus-4-1", "anthropic", "claude-opus-4-1-20250805", 1_500, 50),
-        Model("gemini-2.5-flash", "google", "gemini-2.5-flash", 300, 200),
-        Model("text-embedding-3-small", "openai", "text-embedding-3-small", 80, 0),
-    )
-}
-
-FEATURES: Final = (
-    Feature(
-        "chat",
-        28,
-        (("gpt-4.1", 0.7), ("gemini-2.5-flash", 0.2), ("claude-sonnet-4-5", 0.1)),
-        input_median=1_400,
-        output_median=180,
-        max_tokens=2_048,
-        prompt="assistant",
-        prompt_version="v18",
-        cached_share=0.4,
-        temperature=0.7,
-    ),
-    Feature(
-        "search-answers",
-        20,
-        (("gpt-4.1-mini", 0.6), ("gemini-2.5-flash", 0.4)),
-        input_median=2_600,
-        output_median=195,
-        max_tokens=1_024,
-        prompt="answer-from-passages",
-        prompt_version="v7",
-        cached_share=0.2,
-        retrieval_ms=110,
-    ),
-    Feature(
-        "summaries",
-        12,
-        (("claude-haiku-4-5", 0.6), ("gpt-4.1-mini", 0.4)),
-        input_median=3_200,
-        output_median=240,
-        max_tokens=2_048,
-        prompt="summary",
-        prompt_version="v12",
-        streaming=False,
-    ),
-    Feature(
-        "code-completion",
-        22,
-        (("gpt-4.1-mini", 0.7), ("gemini-2.5-flash", 0.3)),
-        input_median=900,
-        output_median=40,
-        max_tokens=512,
-        prompt="fill-in",
-        prompt_version="v41",
-        cached_share=0.3,
-        temperature=0.0,
-    ),
-    Feature(
-        "batch-summary",
-        2.5,
-        (("claude-sonnet-4-5", 1.0),),
-        input_median=14_000,
-        output_median=2_000,
-        max_tokens=8_192,
-        prompt="long-summary",
-        prompt_version="v3",
-        output_sigma=0.25,
-        streaming=False,
-    ),
-    Feature(
-        "playground",
-        1.0,
-        (("gpt-4.1-mini", 0.8), ("claude-haiku-4-5", 0.2)),
-        input_median=500,
-        output_median=250,
-        max_tokens=4_096,
-        prompt="",
-        prompt_version="",
-        temperature=1.0,
-    ),
-    Feature(
-        "embeddings",
-        12,
-        (("text-embedding-3-small", 1.0),),
-        input_median=350,
-        output_median=0,
-        max_tokens=0,
-        prompt="",
-        prompt_version="",
-        operation="embeddings",
-        streaming=False,
-    ),
-)
-"""What the product does, about 100 calls a second."""
-
-_LOOP: Final = Feature(
-    "playground",
-    4,
-    (("claude-opus-4-1", 1.0),),
-    input_median=30_000,
-    output_median=1_200,
-    max_tokens=4_096,
-    prompt="",
-    prompt_version="",
-    output_sigma=0.3,
-    temperature=1.0,
-)
-"""What the user of a spend spike adds."""
-
 _OUTAGE_SHARE: Final = 0.6
 _TIMEOUT_SHARE: Final = 0.2
 _TIMEOUT_MS: Final = 30_000.0
@@ -171,6 +27,16 @@ _GROWTH: Final = 3.0
 _LOW_MAX_TOKENS: Final = 256
 _STAGING_SHARE: Final = 0.05
 _PREFILL_TOKENS_PER_MS: Final = 20.0
+_SESSION_MS: Final = 300_000
+_SPELLINGS: Final = {
+    "anthropic": {
+        "stop": "end_turn",
+        "length": "max_tokens",
+        "tool_calls": "tool_use",
+        "content_filter": "refusal",
+    },
+    "google": {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"},
+}
 
 _Failure = tuple[float, str, str, str]
 _USUAL_FAILURES: Final[tuple[_Failure, ...]] = (
@@ -227,7 +93,7 @@ class Traffic:
             for feature in FEATURES:
                 calls += self._draw(random, feature, number, incident, user=None)
             if incident is not None and incident.kind is Kind.SPEND_SPIKE:
-                calls += self._draw(random, _LOOP, number, incident, user=incident.target)
+                calls += self._draw(random, LOOP, number, incident, user=incident.target)
             calls.sort(key=lambda call: (call[0], call[1]["id"]))
             self._kept = (number, calls)
         return self._kept[1]
@@ -245,7 +111,7 @@ class Traffic:
         count = int(random.poisson(feature.per_second * self._rate))
         names = [name for name, _ in feature.models]
         shares = np.cumsum([share for _, share in feature.models])
-        chosen = [_MODELS[names[i]] for i in np.searchsorted(shares, random.random(count)).tolist()]
+        chosen = [MODELS[names[i]] for i in np.searchsorted(shares, random.random(count)).tolist()]
         prompt_version, max_tokens, growth = feature.prompt_version, feature.max_tokens, 1.0
         if incident is not None and incident.target == feature.name:
             if incident.kind is Kind.PROMPT_GROWTH:
@@ -262,75 +128,97 @@ class Traffic:
         cached = np.where(random.random(count) < 0.8, feature.cached_share, 0.0)
         tokens_cached = np.rint(cached * np.minimum(tokens_in, feature.input_median)).astype(np.int64)
         stages, ttft = _durations(random, chosen, tokens_in, tokens_out, feature, incident)
-        unaccounted = random.uniform(1, 6, count)
-        latency = sum(stages.values(), unaccounted)
-        failures = [
-            _failure(incident, model.provider, share)
-            for model, share in zip(chosen, random.random(count).tolist(), strict=True)
+        latency = sum(stages.values(), random.uniform(1, 6, count))
+        places = random.random(count).tolist()
+        drawn = _Drawn(
+            feature=feature,
+            prompt_version=prompt_version,
+            max_tokens=max_tokens,
+            at=at.tolist(),
+            moment=np.datetime_as_string(at.astype("datetime64[ms]")).tolist(),
+            user=[user] * count if user else [f"user-{number:04d}" for number in users.tolist()],
+            staging=(random.random(count) < (0 if user else _STAGING_SHARE)).tolist(),
+            input=tokens_in.tolist(),
+            cached=tokens_cached.tolist(),
+            output=tokens_out.tolist(),
+            cut=(wanted >= max_tokens).tolist(),
+            latency=np.round(latency, 1).tolist(),
+            ttft=np.round(ttft, 1).tolist(),
+            stages={name: np.round(values, 1).tolist() for name, values in stages.items()},
+            finish=random.random(count).tolist(),
+            hexes=random.bytes(32 * count).hex(),
+        )
+        return [
+            (drawn.at[i], _event(drawn, i, model, _failure(incident, model.provider, places[i])))
+            for i, model in enumerate(chosen)
         ]
-        staging = (random.random(count) < _STAGING_SHARE).tolist()
-        refused = random.random(count).tolist()
-        ids = random.bytes(32 * count).hex()
-        moments = np.datetime_as_string(at.astype("datetime64[ms]")).tolist()
-        columns = {
-            "at": at.tolist(),
-            "user": users.tolist(),
-            "in": tokens_in.tolist(),
-            "out": tokens_out.tolist(),
-            "cached": tokens_cached.tolist(),
-            "cut": (wanted >= max_tokens).tolist(),
-            "ttft": np.round(ttft, 1).tolist(),
-            "latency": np.round(latency, 1).tolist(),
-        }
-        rounded = {name: np.round(values, 1).tolist() for name, values in stages.items()}
-        calls: list[Timed] = []
-        for i, model in enumerate(chosen):
-            hexes = ids[64 * i : 64 * (i + 1)]
-            who = user or f"user-{columns['user'][i]:04d}"
-            event: dict[str, Any] = {
-                "id": f"call-{hexes[:16]}",
-                "at": f"{moments[i]}Z",
-                "operation": feature.operation,
-                "feature": feature.name,
-                "model": model.name,
-                "provider": model.provider,
-                "user": who,
-                "session": f"{who}-{columns['at'][i] // 300_000 % 1_000:03d}",
-                "environment": "staging" if staging[i] and user is None else "prod",
-                "latency_ms": columns["latency"][i],
-                "trace": hexes[16:48],
-                "span": hexes[48:],
-                "request": f"req_{hexes[:12]}",
-                "streaming": feature.streaming,
-                "retries": 0,
-            }
-            if feature.prompt:
-                event["prompt"], event["prompt_version"] = feature.prompt, prompt_version
-            if feature.operation == "chat":
-                event["max_tokens"] = max_tokens
-                event["parameters"] = {"temperature": feature.temperature}
-            failure = failures[i]
-            if failure is not None:
-                _fail(event, failure, columns["latency"][i])
-            else:
-                event["status"] = "ok"
-                event["model_version"] = model.version
-                event["stages_ms"] = {name: values[i] for name, values in rounded.items()}
-                event["tokens"] = {
-                    "input": columns["in"][i],
-                    "cached_input": columns["cached"][i],
-                    "output": columns["out"][i],
-                }
-                event["content"] = {
-                    "input_chars": 4 * columns["in"][i],
-                    "output_chars": 4 * columns["out"][i],
-                }
-                if feature.operation == "chat":
-                    event["finish_reason"] = _finish(columns["cut"][i], refused[i])
-                if feature.streaming:
-                    event["ttft_ms"] = columns["ttft"][i]
-            calls.append((columns["at"][i], event))
-        return calls
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One second of one feature as columns, one entry a call. `hexes`: 64 characters a call."""
+
+    feature: Feature
+    prompt_version: str
+    max_tokens: int
+    at: list[int]
+    moment: list[str]
+    user: list[str]
+    staging: list[bool]
+    input: list[int]
+    cached: list[int]
+    output: list[int]
+    cut: list[bool]
+    latency: list[float]
+    ttft: list[float]
+    stages: dict[str, list[float]]
+    finish: list[float]
+    hexes: str
+
+
+def _event(drawn: _Drawn, i: int, model: Model, failure: _Failure | None) -> dict[str, Any]:
+    """Call `i` as an event."""
+    feature, user = drawn.feature, drawn.user[i]
+    hexes = drawn.hexes[64 * i : 64 * (i + 1)]
+    event: dict[str, Any] = {
+        "id": f"call-{hexes[:16]}",
+        "at": f"{drawn.moment[i]}Z",
+        "operation": feature.operation,
+        "feature": feature.name,
+        "model": model.name,
+        "provider": model.provider,
+        "user": user,
+        "session": f"{user}-{drawn.at[i] // _SESSION_MS % 1_000:03d}",
+        "environment": "staging" if drawn.staging[i] else "prod",
+        "latency_ms": drawn.latency[i],
+        "trace": hexes[16:48],
+        "span": hexes[48:],
+        "request": f"req_{hexes[:12]}",
+        "streaming": feature.streaming,
+        "retries": 0,
+    }
+    if feature.prompt:
+        event["prompt"], event["prompt_version"] = feature.prompt, drawn.prompt_version
+    if feature.operation == "chat":
+        event["max_tokens"] = drawn.max_tokens
+        event["parameters"] = {"temperature": feature.temperature}
+    if failure is not None:
+        _fail(event, failure, drawn.latency[i])
+        return event
+    event["status"] = "ok"
+    event["model_version"] = model.version
+    event["stages_ms"] = {name: values[i] for name, values in drawn.stages.items()}
+    event["tokens"] = {
+        "input": drawn.input[i],
+        "cached_input": drawn.cached[i],
+        "output": drawn.output[i],
+    }
+    event["content"] = {"input_chars": 4 * drawn.input[i], "output_chars": 4 * drawn.output[i]}
+    if feature.operation == "chat":
+        event["finish_reason"] = _finish(model.provider, drawn.cut[i], drawn.finish[i])
+    if feature.streaming:
+        event["ttft_ms"] = drawn.ttft[i]
+    return event
 
 
 def _lognormal(random: np.random.Generator, median: float, sigma: float, count: int) -> Floats:
@@ -393,7 +281,8 @@ def _fail(event: dict[str, Any], failure: _Failure, latency_ms: float) -> None:
         event["latency_ms"], event["retries"] = round(60 + latency_ms % 300, 1), 2
 
 
-def _finish(cut: bool, share: float) -> str:
-    if cut:
-        return "length"
-    return "content_filter" if share < 0.001 else "tool_calls" if share < 0.04 else "stop"
+def _finish(provider: str, cut: bool, share: float) -> str:
+    """The finish reason in the provider's own spelling."""
+    usual = "content_filter" if share < 0.001 else "tool_calls" if share < 0.04 else "stop"
+    reason = "length" if cut else usual
+    return _SPELLINGS.get(provider, {}).get(reason, reason)

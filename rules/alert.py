@@ -94,13 +94,8 @@ def advance(
         state, severity = State.INACTIVE, alert.severity if before is State.PENDING else None
     episode = alert.episode_ms if before is not State.INACTIVE and alert.episode_ms is not None else tick_ms
     unchanged = state is before and (state is not State.FIRING or severity is alert.severity)
-    after = Alert(
-        state,
-        severity,
-        None if state is State.INACTIVE else episode,
-        spells[Severity.WARNING],
-        spells[Severity.CRITICAL],
-    )
+    warned, critically = spells[Severity.WARNING], spells[Severity.CRITICAL]
+    after = Alert() if state is State.INACTIVE else Alert(state, severity, episode, warned, critically)
     if unchanged or severity is None:
         return after, None
     held_since = [spell.since_ms for spell in spells.values() if spell.since_ms is not None]

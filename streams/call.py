@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -27,8 +27,11 @@ DIMENSION_CHARACTERS: Final = 200
 """Longer dimension values are cut: they come from outside, and end up in series, records and messages."""
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 _STORED: Final = {"latency": ("latency_ms", 1_000), "ttft": ("ttft_ms", 1_000)}
+_DAY_MS: Final = 86_400_000
 _SCORE_SCALE: Final = 1_000_000
 _RATE_SCALE: Final = 1_000
+_HIGHEST_RATE: Final = 1e12
+"""Stored: a billion tokens per second, beyond which a sum of rates would not fit."""
 
 
 class Dictionary(dict[Any, int]):
@@ -126,14 +129,17 @@ class Pricing(Protocol):
 
 @dataclass
 class Reader:
-    """Decodes records of one source for a fixed set of needs. Its dictionaries are the only state."""
+    """Decodes records of one source for a fixed set of needs. Its dictionaries are the only state.
+
+    `extras`: attribute of a decoded call by the top-level name that it holds, for names that the event does not know.
+    """
 
     needs: Needs
     price: Pricing
     dictionaries: dict[str, Dictionary] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._extras = {name: f"extra_{i}" for i, name in enumerate(sorted(self.needs.labels))}
+        self.extras = {name: f"extra_{i}" for i, name in enumerate(sorted(self.needs.labels))}
         self._decode = decoder(self.needs.fields, self.needs.labels).decode
 
     def read(self, records: Records) -> tuple[Batch, list[Rejected]]:
@@ -152,6 +158,8 @@ class Reader:
             except _UNREADABLE as error:
                 reasons[len(calls)] = _reason(values[len(calls)], error)
                 calls.append(_PLACEHOLDER)
+        for index in _not_utf8(values):
+            reasons.setdefault(index, "not a call event: not UTF-8")
         at, latency, faults = _times(calls, records.times_ms)
         reasons = faults | reasons
         batch = Batch(self, calls, list(values), records.offsets, at, latency, records.times_ms)
@@ -182,6 +190,22 @@ def _reason(value: bytes | None, error: Exception) -> str:
     return f"not a call event: {error}"[:500] or type(error).__name__
 
 
+def _not_utf8(values: Sequence[bytes | None]) -> list[int]:
+    """Indices of the values that are no UTF-8, also where only a field that nobody reads is not."""
+    joined = b"\n".join(filter(None, values))
+    if joined.isascii() or _is_utf8(joined):
+        return []
+    return [index for index, value in enumerate(values) if value is not None and not _is_utf8(value)]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _times(calls: list[Any], record_ms: Ints) -> tuple[Ints, Ints, dict[int, str]]:
     """Event times, latencies in microseconds, and reasons for calls whose times cannot be used."""
     at, faults = parse_times(list(map(attrgetter("at"), calls)))
@@ -196,11 +220,12 @@ def _times(calls: list[Any], record_ms: Ints) -> tuple[Ints, Ints, dict[int, str
         fill = known & (latency == UNKNOWN) & (at != UNKNOWN)
         took = np.where(fill, at - started, 0)
         faults |= {int(i): "ended before it started" for i in np.flatnonzero(took < 0)}
+        faults |= {int(i): "lasted longer than a day" for i in np.flatnonzero(took > _DAY_MS)}
         latency = np.where(fill, took * 1000, latency)
         missing = at == UNKNOWN
     if missing.any():
         at = np.where(missing, record_ms, at)
-        for i in np.flatnonzero(at == 0):
+        for i in np.flatnonzero(at <= 0):
             faults.setdefault(int(i), "no time: neither `at` nor a record's time is there")
     return at, latency, faults
 
@@ -255,13 +280,7 @@ class Batch:
         """The codes of a dimension's values."""
         found = self.reader.dictionaries.get(dimension)
         if found is None:
-            spelling = {
-                "operation": lambda value: _OPERATIONS.get(value, value),
-                "finish_reason": finish_reason,
-                "error.code": str,
-                "streaming": lambda value: "true" if value else "false",
-            }.get(dimension, _label_text if dimension.startswith(LABEL_PREFIX) else None)
-            found = self.reader.dictionaries[dimension] = Dictionary(spelling)
+            found = self.reader.dictionaries[dimension] = Dictionary(_SPELLINGS.get(dimension))
         return found
 
     def codes(self, dimension: str) -> Codes:
@@ -323,26 +342,29 @@ class Batch:
         self.codes(matcher.dimension)  # makes every value of this batch known
         return self.dictionary(matcher.dimension).passing(matcher)
 
-    def _values(self, dimension: str) -> Iterable[Any]:
+    def _values(self, dimension: str) -> Iterable[object]:
         if dimension.startswith(LABEL_PREFIX):
             return self._labels(dimension.removeprefix(LABEL_PREFIX))
         if dimension.startswith("error."):
             return map(attrgetter(dimension.removeprefix("error.")), self._nested("error", _NO_ERROR))
         if dimension == "status":
-            return np.where(self.selection(Selection.OK), "ok", "error").tolist()
+            return ("ok" if ok else "error" for ok in self.selection(Selection.OK).tolist())
         if dimension == "operation":
             return (value or "chat" for value in map(attrgetter("operation"), self.calls))
         return map(attrgetter(dimension), self.calls)
 
-    def _labels(self, name: str) -> Iterable[Any]:
-        """Values of one label: of `labels`, else the scalar under that top-level name."""
-        extra = self.reader._extras.get(name)
+    def _labels(self, name: str) -> Iterable[str | None]:
+        """Texts of one label: of `labels`, else the scalar under that top-level name.
+
+        As text, because 1, 1.0 and true are one key of a dictionary and three values of a label.
+        """
+        extra = self.reader.extras.get(name)
         for call in self.calls:
             labels = call.labels
             value = labels.get(name) if labels is not None else None
             if value is None and extra is not None and (raw := bytes(getattr(call, extra))):
-                value = msgspec.json.decode(raw)
-            yield value if isinstance(value, str | int | float | bool) else None
+                value = _readable_label(raw)
+            yield _label_text(value) if isinstance(value, str | int | float | bool) else None
 
     def _nested(self, name: str, absent: object) -> list[Any]:
         nested = list(map(attrgetter(name), self.calls))
@@ -387,7 +409,7 @@ class Batch:
         took = np.where((first != UNKNOWN) & (first < latency), latency - first, latency)
         known = (tokens != UNKNOWN) & (latency != UNKNOWN) & (took > 0)
         rate = np.divide(tokens * (1_000_000.0 * _RATE_SCALE), took, out=np.zeros(len(took)), where=known)
-        return np.where(known, np.rint(rate).astype(np.int64), UNKNOWN)
+        return np.where(known, np.rint(np.minimum(rate, _HIGHEST_RATE)).astype(np.int64), UNKNOWN)
 
     def _select(self, name: Selection) -> Bools:
         match name:
@@ -399,13 +421,12 @@ class Batch:
                 return self._failed()
             case Selection.PRICEABLE:
                 tokens = (self.column("tokens.input") != UNKNOWN) | (self.column("tokens.output") != UNKNOWN)
-                return self.selection(Selection.OK) | tokens
+                return np.asarray(self.selection(Selection.OK) | tokens)
             case Selection.UNPRICED:
-                return self.selection(Selection.PRICEABLE) & (self.column("spend") == UNKNOWN)
+                return np.asarray(self.selection(Selection.PRICEABLE) & (self.column("spend") == UNKNOWN))
             case Selection.CACHE_KNOWN:
-                return (self.column("tokens.input") != UNKNOWN) & (
-                    self.column("tokens.cached_input") != UNKNOWN
-                )
+                known = self.column("tokens.input") != UNKNOWN
+                return np.asarray(known & (self.column("tokens.cached_input") != UNKNOWN))
             case _:
                 return self.selection(Selection.OK) & self._finished_by(_FINISHED_BY[name])
 
@@ -456,3 +477,19 @@ def _known_sum(one: Ints, other: Ints) -> Ints:
 
 def _label_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _readable_label(raw: bytes) -> object:
+    """The value under a top-level name that no field of the event has; None where it cannot be read."""
+    try:
+        return cast("object", msgspec.json.decode(raw))
+    except _UNREADABLE:
+        return None
+
+
+_SPELLINGS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "operation": lambda value: _OPERATIONS.get(value, value),
+    "finish_reason": finish_reason,
+    "error.code": str,
+    "streaming": lambda value: "true" if value else "false",
+}

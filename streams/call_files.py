@@ -18,7 +18,7 @@ from streams.records import Records, Source
 
 BATCH: Final = 5_000
 LINE_BYTES: Final = 4 << 20
-"""A longer line is cut there, and rejected as no call: it bounds what one line can take."""
+"""A longer line is cut there, and its pieces rejected as no calls: it bounds what one line can take."""
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
@@ -81,8 +81,9 @@ class CallFile:
 
     @staticmethod
     def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-        number = 0
+        number, begins = 0, True
         while line := stream.readline(LINE_BYTES):
-            number += 1
+            number += begins
+            begins = line.endswith(b"\n")
             if stripped := line.strip():
                 yield number, stripped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -28,15 +29,15 @@ from notifiers.runbook import RunbookError
 from notifiers.runbook_files import load_runbooks
 from rules.loader import load_rules
 from rules.problem import InvalidFilesError
-from rules.transition import State, Transition
 from rules.view import SHARDS
 from streams import alert_record, chunk
 from streams.alert_record import AlertRecordError
+from streams.alerts_seen import AlertsSeen
 from streams.broker import EmbeddedBroker, EmbeddedBrokerError
 from streams.chunk import ChunkError
 from streams.kafka import new_consumer, new_producer, stop_client
 from streams.live_overview import LiveOverview
-from streams.live_table import FiringAlert, Playing, screen
+from streams.live_table import Playing, screen
 from streams.overview import overview_view
 from streams.settings import PREFIX, Settings, load_settings
 from streams.topics import TopicError, create_topics
@@ -74,24 +75,15 @@ class DemoOptions:
     rate: float = 1.0
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What has happened so far."""
-
-    published: int = 0
-    transitions: int = 0
-    fired: int = 0
-    resolved: int = 0
-    firing: dict[str, FiringAlert] = field(default_factory=dict)
-    first_firing_seconds: float | None = None
-
-
 async def run_demo(options: DemoOptions) -> int:
     """Run until the time is up, a signal comes, or a part fails; the exit code: 0, or 1 for a failure."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
+    # What the clients complain of while everything ends is no news, and would spoil the screen.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("streams").setLevel(logging.CRITICAL)
     # The demo is closed in itself: variables that point at a user's own cluster must not lead it there.
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
@@ -113,7 +105,7 @@ async def run_demo(options: DemoOptions) -> int:
             RunbookError,
             KafkaError,
         ) as error:
-            demo.notes.print(Text(str(error)))
+            demo.notes.print(Text(str(error)), soft_wrap=True)
             return 1
     return 0
 
@@ -129,7 +121,8 @@ class _Demo:
         self._rules = rules
         self._folder = folder
         self._stop = stop
-        self._seen = _Seen()
+        self._seen = AlertsSeen()
+        self._published = 0
         self._overview = LiveOverview(overview_view(("feature",)))
         self._began = time.monotonic()
         self._log: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -145,16 +138,12 @@ class _Demo:
         self._welcome()
         async with EmbeddedBroker() as broker:
             settings = self._settings(broker.address)
-            if await self._unless_stopped(create_topics(settings)):
-                return
-            async with (
-                self._worker(settings.base / "tocsin.yaml") as worker,
-                self._clients(settings) as (
-                    producer,
-                    consumer,
-                ),
-            ):
-                await self._watch(broker, worker, producer, consumer, settings)
+            if not await self._unless_stopped(create_topics(settings)):
+                async with (
+                    worker_process(settings.base / "tocsin.yaml", self._environment()) as worker,
+                    self._clients(settings) as (producer, consumer),
+                ):
+                    await self._watch(broker, worker, producer, consumer, settings)
         self._farewell()
 
     async def _unless_stopped(self, work: Awaitable[Any]) -> bool:
@@ -230,7 +219,7 @@ class _Demo:
                 for _, event in traffic.calls(position, until)
             ]
             await asyncio.gather(*sent)
-            self._seen.published += len(sent)
+            self._published += len(sent)
             position = until
             await asyncio.sleep(_PUBLISH_SECONDS)
 
@@ -252,17 +241,7 @@ class _Demo:
         except AlertRecordError as error:
             self.notes.print(Text(str(error)))
             return
-        seen = self._seen
-        seen.transitions += 1
-        if transition.to_state is State.FIRING:
-            if transition.from_state is not State.FIRING:
-                seen.fired += 1
-                if seen.first_firing_seconds is None:
-                    seen.first_firing_seconds = round(time.monotonic() - self._began, 1)
-            seen.firing[transition.alert_id] = _firing(transition)
-        elif transition.to_state is State.RESOLVED:
-            seen.resolved += 1
-            seen.firing.pop(transition.alert_id, None)
+        self._seen.take(transition, time.monotonic() - self._began)
         if self.options.as_json:
             self._print_json(alert_record.to_json(transition))
 
@@ -317,8 +296,7 @@ class _Demo:
                 playing = Playing(incident, incident.end_ms - offset % traffic.script.period_ms)
             elif upcoming is not None:
                 playing = Playing(None, upcoming[1])
-        firing = sorted(self._seen.firing.values(), key=lambda alert: alert.since_ms)
-        return screen(self._overview.rows(SPAN_MS), firing, playing, span_ms=SPAN_MS, now_ms=now)
+        return screen(self._overview.rows(SPAN_MS), self._seen.firing, playing, span_ms=SPAN_MS, now_ms=now)
 
     def _settings(self, address: str) -> Settings:
         """Write the worker's configuration, and read it as the worker will."""
@@ -381,29 +359,18 @@ class _Demo:
         seen = self._seen
         seconds = round(time.monotonic() - self._began, 1)
         if self.options.as_json:
-            self._print_json(
-                {
-                    "summary": {
-                        "seconds": seconds,
-                        "calls": seen.published,
-                        "transitions": seen.transitions,
-                        "fired": seen.fired,
-                        "resolved": seen.resolved,
-                        "firing": len(seen.firing),
-                        "first_firing_seconds": seen.first_firing_seconds,
-                        "rules": str(self._rules),
-                    }
-                }
-            )
+            counts = {
+                "seconds": seconds,
+                "calls": self._published,
+                **seen.summary(),
+                "rules": str(self._rules),
+            }
+            self._print_json({"summary": counts})
             return
         self.console.print(
-            f"Stopped after {seconds:.0f} s: {seen.published:,} calls, {seen.fired} alerts fired, "
+            f"Stopped after {seconds:.0f} s: {self._published:,} calls, {seen.fired} alerts fired, "
             f"{seen.resolved} resolved."
         )
-
-
-def _firing(transition: Transition) -> FiringAlert:
-    return FiringAlert(transition.alert, transition.severity, transition.series, transition.since_ms)
 
 
 def _wall_ms() -> int:

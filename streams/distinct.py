@@ -27,6 +27,14 @@ def sketch_keys(values: Iterable[str]) -> NDArray[np.int64]:
     return np.array([_key(value) for value in values], dtype=np.int64)
 
 
+def highest_ranks(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each register (of each row) the highest rank only, ascending: all that an estimate or a union needs."""
+    keys = np.unique(keys)
+    last = np.ones(len(keys), bool)
+    last[:-1] = keys[1:] // RANKS != keys[:-1] // RANKS
+    return keys[last]
+
+
 def estimates(rows: int, keys: NDArray[np.int64]) -> NDArray[np.float64]:
     """Estimated distinct values of each row, float64[rows], from keys `row * KEYS + sketch key` in any order."""
     result = np.zeros(rows)

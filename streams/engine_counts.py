@@ -38,6 +38,12 @@ class EngineCounts:
             else:
                 self._book(name, int(start), int(number))
 
+    def release(self, start_ms: int) -> None:
+        """Book what has waited for the first call, in that call's pane."""
+        waiting, self._waiting = self._waiting, {}
+        for name, number in waiting.items():
+            self._book(name, start_ms, number)
+
     def touched(self) -> Iterator[tuple[View, Block]]:
         """The whole content of the panes changed since the last call, once per view."""
         if not self._touched:
@@ -63,7 +69,3 @@ class EngineCounts:
         counts = self._panes.setdefault(start, {})
         counts[name] = counts.get(name, 0) + number
         self._touched.add(start)
-        if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            for other, much in waiting.items():
-                self._book(other, start, much)

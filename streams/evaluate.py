@@ -11,18 +11,22 @@ from numpy.typing import NDArray
 
 from rules.evaluator import RuleState, Thresholds, close, evaluate, thresholds
 from rules.measures import Formula
-from rules.rule import PANE_MS, Rule
+from rules.rule import PANE_MS, Rule, RuleSet
 from rules.transition import Transition
 from rules.view import Field, FieldKind, Selection, View
+from streams import shard_state
 from streams.chunk import Chunk, Late, Seal
 from streams.frontier import pane_start
 from streams.records import Source
 from streams.rule_log import Epoch, RuleLog
+from streams.shard_state import ShardState
 from streams.times import UNKNOWN
-from streams.windows import Content, ViewWindows, contents, difference, merge, restrict
+from streams.windows import Content, TierPane, ViewWindows, contents, difference, merge, renumbered, restrict
 
 SILENT_MS: Final = 30_000
 """A source that reports nothing for this long, by the other sources' clocks, no longer holds them back."""
+FORGET_FROM: Final = 2_048
+"""Series of a view that a shard remembers before it looks for ones to forget."""
 _UNDEFINED_WHEN_EMPTY: Final = (Formula.PERCENTILE, Formula.RATIO, Formula.MEAN, Formula.PEAK)
 _SPEND: Final = Field(FieldKind.SUM, "spend", Selection.ANY)
 _LAG: Final = Field(FieldKind.PEAK, "lag", Selection.ANY)
@@ -40,6 +44,7 @@ class _Held:
 class _SourceState:
     """What one shard knows of one source."""
 
+    version: int = -1
     seal: Seal | None = None
     late_applied: int = -1
     held: dict[tuple[str, int], _Held] = field(default_factory=dict)
@@ -99,6 +104,73 @@ class Evaluate:
         self._log = log
         self._prepare_windows()
 
+    def state(self) -> ShardState:
+        """Everything that is remembered, as plain values."""
+        return ShardState(
+            format=shard_state.FORMAT,
+            shard=self.shard,
+            watermark_ms=self.watermark_ms,
+            epoch_ms=self._epoch.from_ms,
+            sources=[self._source_state(source, state) for source, state in sorted(self._sources.items())],
+            views=[_view_state(windows) for _, windows in sorted(self._views.items()) if windows.rows.series],
+            rules=[
+                shard_state.RuleState(
+                    name,
+                    RuleSet((ticks.rule,)).hash,
+                    ticks.next_ms,
+                    ticks.empty_ms,
+                    [shard_state.alert_state(*item) for item in sorted(ticks.state.alerts.items())],
+                )
+                for name, ticks in sorted(self._ticks.items())
+            ],
+        )
+
+    @classmethod
+    def restored(cls, state: ShardState, log: RuleLog) -> Evaluate:
+        """A shard that goes on where another stood. Views and rules that the log no longer has are left out."""
+        shard = cls(state.shard, log)
+        shard.watermark_ms = state.watermark_ms
+        shard._epoch = log.epoch_at(state.epoch_ms)
+        shard._ticks = {
+            rule.name: _RuleTicks(rule) for rule in shard._epoch.rules.rules if shard._is_mine(rule)
+        }
+        for view in state.views:
+            if view.view in shard._views:
+                _restore_view(shard._views[view.view], view)
+        for source in state.sources:
+            shard._sources[Source(source.topic, source.partition, source.topic_id)] = _SourceState(
+                source.version,
+                source.seal,
+                source.late_applied,
+                {
+                    (view, pane.start_ms): _Held(shard_state.content_of(pane), shard_state.versions_of(pane))
+                    for view, panes in source.held.items()
+                    if view in shard._views
+                    for pane in panes
+                },
+            )
+        for rule in state.rules:
+            ticks = shard._ticks.get(rule.name)
+            if ticks is not None and RuleSet((ticks.rule,)).hash == rule.meaning:
+                ticks.next_ms, ticks.empty_ms = rule.next_ms, rule.empty_ms
+                ticks.state.alerts.update(shard_state.alerts_of(rule.alerts))
+        return shard
+
+    @staticmethod
+    def _source_state(source: Source, state: _SourceState) -> shard_state.SourceState:
+        held: dict[str, list[shard_state.PaneState]] = {}
+        for (view, start), each in sorted(state.held.items(), key=lambda item: item[0]):
+            held.setdefault(view, []).append(shard_state.pane_state(start, each.content, each.versions))
+        return shard_state.SourceState(
+            source.topic,
+            source.partition,
+            source.topic_id,
+            state.version,
+            state.seal,
+            state.late_applied,
+            held,
+        )
+
     def take(self, chunk: Chunk) -> list[Transition]:
         """Take one chunk in; the transitions of every tick that became due."""
         state = self._sources.setdefault(chunk.source, _SourceState())
@@ -113,10 +185,13 @@ class Evaluate:
         for late in chunk.late:
             self._book_late(state, late)
         state.late_applied = max([state.late_applied, *(int(late.offset.max()) for late in chunk.late)])
-        if chunk.seal is None:
-            return []
+        if chunk.seal is None or chunk.version < state.version:
+            return []  # an older flush of a worker that has lost the source meanwhile says nothing new
+        state.version = chunk.version
         self._seal(state, chunk.seal)
-        return self._tick()
+        transitions = self._tick()
+        self._forget_series()
+        return transitions
 
     def _prepare_windows(self) -> None:
         """Views of every epoch, with all the windows that their rules need."""
@@ -243,6 +318,30 @@ class Evaluate:
             transitions += close(old.rule, old.state, epoch.from_ms, "rule removed")
         return transitions
 
+    def _forget_series(self) -> None:
+        """Bound memory: once more than half of a view's rows are of series without calls, number the others anew."""
+        for windows in self._views.values():
+            known = len(windows.rows.series)
+            if known < FORGET_FROM:
+                continue
+            held = [
+                each.content.rows
+                for source in self._sources.values()
+                for (view, _), each in source.held.items()
+                if view == windows.view.hash
+            ]
+            live = np.unique(np.concatenate([windows.live_rows(), *held]))
+            if 2 * len(live) > known:
+                continue
+            new_of = windows.renumber(live)
+            for source in self._sources.values():
+                for (view, _), each in source.held.items():
+                    if view == windows.view.hash:
+                        each.content = renumbered(each.content, new_of)
+            for ticks in self._ticks.values():
+                if ticks.rule.view.hash == windows.view.hash:
+                    ticks.levels = None
+
     def _is_mine(self, rule: Rule) -> bool:
         """Whether any series of the rule can lie on this shard."""
         return bool(rule.view.parent) or rule.view.shard(("",) * len(rule.by)) == self.shard
@@ -294,3 +393,26 @@ def _plain(view: View, row: NDArray[np.int64], columns: dict[Field, NDArray[np.i
         f: (nothing, nothing) for f in view.fields if f.kind in (FieldKind.HISTOGRAM, FieldKind.DISTINCT)
     }
     return Content(row, columns, sparse)
+
+
+def _view_state(windows: ViewWindows) -> shard_state.ViewState:
+    return shard_state.ViewState(
+        windows.view.hash,
+        list(windows.rows.series),
+        {
+            width: [shard_state.pane_state(at, pane.content()) for at, pane in sorted(panes.items())]
+            for width, panes in windows.tiers.items()
+        },
+        {span: window.end_ms for span, window in windows.windows.items()},
+    )
+
+
+def _restore_view(windows: ViewWindows, state: shard_state.ViewState) -> None:
+    windows.rows.number(state.series)
+    for width, panes in state.tiers.items():
+        if width in windows.tiers:
+            for pane in panes:
+                windows.tiers[width].setdefault(pane.start_ms, TierPane()).add(shard_state.content_of(pane))
+    for span, end_ms in state.ends.items():
+        if span in windows.windows:
+            windows.windows[span].restore(end_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,7 @@ from msgspec import Meta
 Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
 """A duration of at most a day."""
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+Score = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
 Scalar = str | int | float | bool | None
 
 
@@ -123,7 +124,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
         dict[str, Scalar] | None,
         Meta(description="Request parameters such as temperature; kept with exemplars."),
     ] = None
-    scores: Annotated[dict[str, float | None] | None, Meta(description="Quality scores by name.")] = None
+    scores: Annotated[dict[str, Score | None] | None, Meta(description="Quality scores by name.")] = None
     labels: Annotated[dict[str, Scalar] | None, Meta(description="Free dimensions by name.")] = None
 
 
@@ -223,6 +224,7 @@ def finish_reason(original: str) -> str:
     return _FINISH_BY_SPELLING.get(original.strip().lower(), "other")
 
 
+_PARTS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 MESSAGE_CHARACTERS: Final = 500
 _TEXT_CHARACTERS: Final = 200
 _MAPPING_ENTRIES: Final = 32
@@ -234,25 +236,26 @@ def describe(raw: bytes) -> tuple[dict[str, object], tuple[str, ...]]:
     The fields of the event by their public names, texts bounded, labels (and scalars under unknown top-level names)
     under `labels`. Nothing else of the record is kept, so no prompt or answer that a producer put there leaves.
     """
-    plain = msgspec.json.decode(raw)
     shown: dict[str, object] = {}
     labels: dict[str, object] = {}
+    named: dict[str, object] = {}
     ignored: list[str] = []
-    for name, value in plain.items():
+    for name, part in _PARTS.decode(raw).items():
+        value = _readable(part)
         if value is None:
             continue
         if name in FIELDS:
             if name == "labels":
-                labels |= _bounded_mapping(value)
+                named = _bounded_mapping(value)
             elif (kept := _bounded(name, value)) is not None:
                 shown[name] = kept
             if name in _NESTED and isinstance(value, dict):
                 ignored += [f"{name}.{key}" for key in value if key not in _NESTED[name]]
         elif isinstance(value, str | int | float | bool):
-            labels[name] = _bounded_scalar(value)
+            labels[name[:_TEXT_CHARACTERS]] = _bounded_scalar(value)
         else:
             ignored.append(name)
-    if labels:
+    if labels := named | {name: value for name, value in labels.items() if name not in named}:
         shown["labels"] = dict(list(labels.items())[:_MAPPING_ENTRIES])
     return shown, tuple(name[:_TEXT_CHARACTERS] for name in ignored)
 
@@ -262,6 +265,14 @@ _NESTED: Final[Mapping[str, frozenset[str]]] = {
     "error": frozenset(CallError.__struct_fields__),
     "content": frozenset(Content.__struct_fields__),
 }
+
+
+def _readable(part: msgspec.Raw) -> object:
+    """A value of an event, None where nobody read it when the call was taken and it cannot be read."""
+    try:
+        return cast("object", msgspec.json.decode(part))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def _bounded(name: str, value: object) -> object | None:
@@ -283,4 +294,6 @@ def _bounded_mapping(value: object) -> dict[str, object]:
 
 
 def _bounded_scalar(value: object) -> object:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        value = str(value)  # no record format takes a wider integer
     return value[:_TEXT_CHARACTERS] if isinstance(value, str) else value

@@ -48,33 +48,32 @@ class Frontier:
         """
         if len(at_ms) == 0:
             return at_ms
-        first = int(at_ms[0]) if self.high_ms == UNKNOWN else self.high_ms
-        running = np.maximum.accumulate(np.concatenate(([first], at_ms)))
-        jumps = at_ms - running[:-1] > lateness.skew_ms
-        if self.ahead_ms or jumps.any():
+        if self.high_ms == UNKNOWN:
+            self.high_ms, self.high_broker_ms = int(at_ms[0]), int(broker_ms[0])
+        running = np.maximum.accumulate(np.concatenate(([self.high_ms], at_ms)))
+        if (at_ms - running[:-1] > lateness.skew_ms).any():
             return self._one_by_one(at_ms, broker_ms, lateness)
-        self.high_ms = int(running[-1])
-        at = int(np.argmax(at_ms))  # the first call at the new height
-        if int(at_ms[at]) == self.high_ms:
-            self.high_broker_ms = max(self.high_broker_ms, int(broker_ms[at]))
+        higher = running[1:] > running[:-1]
+        if higher.any():
+            self._rise(int(running[-1]), int(broker_ms[higher].max()), lateness)
         return running[1:] - lateness.allowed_ms
 
     def _one_by_one(self, at_ms: Ints, broker_ms: Ints, lateness: Lateness) -> Ints:
         sealed = np.empty(len(at_ms), np.int64)
         for index, (at, broker) in enumerate(zip(at_ms.tolist(), broker_ms.tolist(), strict=True)):
-            if self.high_ms == UNKNOWN:
-                self.high_ms, self.high_broker_ms = at, broker
             passed = max(0, broker - self.high_broker_ms) if self.high_broker_ms else 0
             if at - self.high_ms > lateness.skew_ms + passed:
                 self.ahead_ms.append(at)
                 if len(self.ahead_ms) >= CORROBORATION:
-                    self.high_ms, self.high_broker_ms = min(self.ahead_ms), max(self.high_broker_ms, broker)
-                    self.ahead_ms = [time for time in self.ahead_ms if time - self.high_ms > lateness.skew_ms]
+                    self._rise(min(self.ahead_ms), broker, lateness)
             elif at > self.high_ms:
-                self.high_ms, self.high_broker_ms = at, max(self.high_broker_ms, broker)
-                self.ahead_ms = [time for time in self.ahead_ms if time - self.high_ms > lateness.skew_ms]
+                self._rise(at, broker, lateness)
             sealed[index] = self.high_ms - lateness.allowed_ms
         return sealed
+
+    def _rise(self, high_ms: int, broker_ms: int, lateness: Lateness) -> None:
+        self.high_ms, self.high_broker_ms = high_ms, max(self.high_broker_ms, broker_ms)
+        self.ahead_ms = [time for time in self.ahead_ms if time - high_ms > lateness.skew_ms]
 
 
 def clamp(at_ms: Ints, broker_ms: Ints, lateness: Lateness) -> tuple[Ints, NDArray[np.bool_]]:

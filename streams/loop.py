@@ -25,6 +25,7 @@ FRESH_MS: Final = 1_000
 """A source counts as caught up only while its last answered fetch is younger than this."""
 BATCH: Final = 5_000
 COMMIT_SECONDS: Final = 5.0
+_SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class Loop:
         self._deliver = deliver
         self._sources: dict[TopicPartition, Source] = {}
         self._total = 0
+        self._assignment = 0
+        self._failed: Exception | None = None
 
     @property
     def assigned(self) -> list[Source]:
@@ -117,16 +120,22 @@ class Loop:
         return list(self._sources.values())
 
     async def run(self) -> None:
-        """Fetch, step, publish, commit, until told to stop; then a last flush."""
+        """Fetch, step, publish, commit, until told to stop; then a last flush. Raises what an assignment raised."""
         self._consumer.subscribe(list(self._stage.topics), listener=_Listener(self))
         flushed_ms = 0
         while not self._stopping.is_set():
+            if self._failed is not None:
+                raise self._failed
             if not self._sources:
                 # Without an assignment getmany ignores its timeout.
                 await asyncio.sleep(0.02)
                 continue
             fetched = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH)
+            assignment = self._assignment
             for partition, messages in fetched.items():
+                if assignment != self._assignment:
+                    # Partitions moved while a step was published: those that are ours again are read from their start.
+                    break
                 if messages and partition in self._sources:
                     await self._do(self._stage.take(self._records(partition, messages)))
             now = self._now_ms()
@@ -149,28 +158,32 @@ class Loop:
         if self._before_assign is not None:
             await self._before_assign()
         described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
-        self._total = sum(count for _, count in described.values())
         committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
-        starts: list[str] = []
+        beginnings = await self._consumer.beginning_offsets(new)
+        # Nothing is awaited from here on: a record fetched meanwhile belongs to no source, or to one that was sought.
+        self._assignment += 1
+        self._total = sum(count for _, count in described.values())
+        starts: dict[TopicPartition, int | None] = {}
         for partition in new:
             source = Source(partition.topic, partition.partition, described[partition.topic][0])
             found = committed.get(partition)
             at = None if found is None or found.offset < 0 else Committed(found.offset, found.metadata or "")
-            offset = self._stage.assign(source, at)
-            if offset is None:
-                await self._consumer.seek_to_beginning(partition)
-            else:
-                self._consumer.seek(partition, offset)
+            starts[partition] = offset = self._stage.assign(source, at)
+            self._consumer.seek(partition, beginnings[partition] if offset is None else offset)
             self._sources[partition] = source
-            starts.append(f"{source} from {'its start' if offset is None else offset}")
-        _log.info("%s reads %s", self._stage.name, ", ".join(starts))
+        _log.info("%s reads %s", self._stage.name, describe_starts(starts))
 
     def revoke(self, partitions: set[TopicPartition]) -> None:
         """Give partitions up."""
+        self._assignment += 1
         for partition in partitions:
             source = self._sources.pop(partition, None)
             if source is not None:
                 self._stage.revoke(source)
+
+    def fail(self, error: Exception) -> None:
+        """Have `run` raise an error: aiokafka only logs those of its listeners."""
+        self._failed = error
 
     async def _do(self, effects: Effects) -> None:
         if effects.publish:
@@ -225,8 +238,11 @@ class Loop:
             )
             if polled is None or stable is None or polled < fresh_from:
                 continue
-            if await self._consumer.position(partition) >= stable:
-                found.add(source)
+            try:
+                if await self._consumer.position(partition) >= stable:
+                    found.add(source)
+            except IllegalStateError:
+                continue  # revoked meanwhile
         return frozenset(found)
 
 
@@ -238,4 +254,32 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._loop.revoke(set(revoked))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        await self._loop.assign(set(assigned))
+        try:
+            await self._loop.assign(set(assigned))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the loop raises it
+            self._loop.fail(error)
+
+
+def describe_starts(starts: Mapping[TopicPartition, int | None]) -> str:
+    """Partitions and where each is read from, short also where there are many: for the log."""
+    of_topic: dict[str, dict[int | None, list[int]]] = {}
+    for partition, offset in sorted(starts.items()):
+        of_topic.setdefault(partition.topic, {}).setdefault(offset, []).append(partition.partition)
+    return "; ".join(
+        f"{topic}: "
+        + ", ".join(_from(numbers, offset) for offset, numbers in list(by_offset.items())[:_SHOWN])
+        + (f", and {len(by_offset) - _SHOWN} more offsets" if len(by_offset) > _SHOWN else "")
+        for topic, by_offset in of_topic.items()
+    )
+
+
+def _from(numbers: list[int], offset: int | None) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    shown = ",".join("-".join(map(str, run)) for run in runs)
+    what = "partition" if len(numbers) == 1 else "partitions"
+    return f"{what} {shown} from {'the start' if offset is None else f'offset {offset}'}"

@@ -14,7 +14,7 @@ from rules.rule import PANE_MS
 from rules.transition import Exemplar
 from rules.view import Field, FieldKind, View
 from streams.call import Batch
-from streams.distinct import KEYS
+from streams.distinct import KEYS, highest_ranks
 from streams.event import describe
 from streams.histogram import BUCKETS, count_keys, merge_counts
 from streams.series_table import SeriesTable
@@ -141,6 +141,7 @@ class ViewPanes:
         self._shown = [f for f in view.fields if f.kind is FieldKind.EXEMPLAR]
         self._counted: dict[Field, tuple[Ints, Ints]] = dict.fromkeys(self._sparse, (_NONE, _NONE))
         self._pending: dict[Field, list[Ints]] = {f: [] for f in self._sparse}
+        self._pending_calls = 0
         self._candidates: dict[Field, dict[int, Candidate]] = {f: {} for f in self._shown}
         self._eligible = np.zeros(0, bool)
         for each in self._plain + self._shown:
@@ -259,8 +260,12 @@ class ViewPanes:
         assert pane is not None
         if pane.series >= self.series_per_pane:
             if pane.other < 0:
-                pane.other = self._new_cell(pane, self.table.number((OTHER,) * len(self.view.by)))
+                # A call may itself say "<other>": it shares the cell, so that no pane has a series twice.
+                other = self.table.number((OTHER,) * len(self.view.by))
                 self._widen(0, len(self.table))
+                if self._cell_of[slot, other] < 0:
+                    self._cell_of[slot, other] = self._new_cell(pane, other)
+                pane.other = int(self._cell_of[slot, other])
             self._cell_of[slot, number] = pane.other
             self.other_calls += 1
             return
@@ -292,7 +297,7 @@ class ViewPanes:
         cells.touched = grown(cells.touched, 0)  # type: ignore[assignment]
         self._eligible = grown(self._eligible, 0)  # type: ignore[assignment]
         for each, array in cells.fields.items():
-            cells.fields[each] = grown(array, _initial(each))  # type: ignore[assignment]
+            cells.fields[each] = np.asarray(grown(array, _initial(each)), np.int64)
 
     def _accumulate(self, each: Field, batch: Batch, at: Ints, *, whole: bool) -> None:
         rows, values = batch.chosen(each.column, each.selection)
@@ -313,12 +318,14 @@ class ViewPanes:
             rows, keys = batch.sketch(each.column, each.selection)
         cells, keys = _of_view(at, rows, keys, whole=whole)
         if each.kind is FieldKind.HISTOGRAM:
-            inside = (keys >= 0) & (keys < BUCKETS)
-            if not inside.all():
-                self.out_of_range += int(len(keys) - np.count_nonzero(inside))
-                cells, keys = cells[inside], keys[inside]
+            held = np.clip(keys, 0, BUCKETS - 1)  # beyond the layout its ends: a call of two hours is not left out
+            self.out_of_range += int(np.count_nonzero(held != keys))
+            keys = held
         if len(keys):
             self._pending[each].append(cells * _width(each) + keys)
+            self._pending_calls += len(keys)
+            if self._pending_calls > _PENDING:
+                self._compact()
 
     def _show(self, each: Field, batch: Batch, at: Ints, *, whole: bool) -> None:
         rows, values = batch.chosen(each.column, each.selection)
@@ -342,8 +349,14 @@ class ViewPanes:
                 int(batch.offsets[position]), int(batch.at_ms[position]), int(best[cell]), raw
             )
 
+    def _compact(self) -> None:
+        """Bound what waits to be counted where flushes are rare, as in measuring a whole file."""
+        for each in self._sparse:
+            self._compacted(each)
+        self._pending_calls = 0
+
     def _compacted(self, each: Field) -> tuple[Ints, Ints]:
-        """All keys of a sparse field with their counts; a distinct field's counts are all 1."""
+        """All keys of a sparse field with their counts; a distinct field has the highest key of each register, once."""
         pending = self._pending[each]
         keys, counts = self._counted[each]
         if pending:
@@ -356,6 +369,7 @@ class ViewPanes:
             else:
                 keys, counts = new_keys, new_counts
             if each.kind is FieldKind.DISTINCT:
+                keys = highest_ranks(keys)
                 counts = np.ones(len(keys), np.int64)
             self._counted[each] = (keys, counts)
         return keys, counts
@@ -394,6 +408,8 @@ class ViewPanes:
 
 
 _NONE: Final = np.zeros(0, np.int64)
+_PENDING: Final = 1 << 22
+"""Values that wait to be counted into histograms and distinct counts, at most, over all fields of a view."""
 
 
 def _initial(each: Field) -> int:

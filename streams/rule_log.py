@@ -35,10 +35,14 @@ class Epoch:
 
 
 class RuleLog:
-    """All epochs that may still concern open panes or pending ticks, in order of their beginning."""
+    """All epochs that may still concern open panes or pending ticks, in order of their beginning.
+
+    Of epochs given with the same beginning the last one holds.
+    """
 
     def __init__(self, epochs: Sequence[Epoch]) -> None:
-        self.epochs = tuple(sorted(epochs, key=lambda epoch: epoch.from_ms))
+        newest = {epoch.from_ms: epoch for epoch in epochs}
+        self.epochs = tuple(newest[from_ms] for from_ms in sorted(newest))
         self._from = np.array([epoch.from_ms for epoch in self.epochs], np.int64)
         self._views = {view.hash: view for epoch in self.epochs for view in epoch.views}
 

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from rules.labels import Series
 from rules.view import View
-from streams.call import Batch, Dictionary
+from streams.call import Batch, Codes, Dictionary
 
 Ints = NDArray[np.int64]
 
 _DENSE: Final = 1 << 21
 """Entries of the direct look-up table; combinations beyond it are looked up by distinct value."""
+_COMBINED: Final = 1 << 62
+"""Combinations that one integer can number."""
 
 
 class SeriesTable:
@@ -44,6 +46,8 @@ class SeriesTable:
             self._shape = shape
             size = int(np.prod([float(side) for side in shape]))
             self._dense = np.full(size, -1, np.int32) if size <= _DENSE else None
+        if float(np.prod([float(side) for side in shape])) > _COMBINED:
+            return self._by_value(codes, dictionaries)
         combined = codes[0].astype(np.int64)
         for side, column in zip(shape[1:], codes[1:], strict=True):
             combined = combined * side + column
@@ -87,6 +91,23 @@ class SeriesTable:
             if known is None:
                 known = self._sparse[value] = self._resolve(value, dictionaries)
             numbers[position] = known
+        return numbers[inverse]
+
+    def _by_value(self, codes: list[Codes], dictionaries: list[Dictionary]) -> Ints:
+        """Where the product of all dictionaries' sizes does not fit an integer: combine the values of this batch."""
+        combined = codes[0].astype(np.int64)
+        for column in codes[1:]:
+            _, combined = np.unique(combined, return_inverse=True)
+            combined = combined * (int(column.max(initial=0)) + 1) + column
+        _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+        numbers = np.empty(len(first), np.int64)
+        for position in np.argsort(first).tolist():
+            row = int(first[position])
+            series = tuple(
+                known.values_by_code[int(column[row])]
+                for known, column in zip(dictionaries, codes, strict=True)
+            )
+            numbers[position] = self.number(series)
         return numbers[inverse]
 
     def _resolve(self, combined: int, dictionaries: list[Dictionary]) -> int:

@@ -31,7 +31,8 @@ def parse_time(value: str | float) -> int:
     """
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
+            # RFC 3339 allows a lower-case zone; fromisoformat does not.
+            moment = datetime.fromisoformat(value[:-1] + "Z" if value.endswith("z") else value)
         except ValueError as error:
             raise TimeError(f'"{value[:40]}" is no RFC 3339 time') from error
         if moment.tzinfo is None:

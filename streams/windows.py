@@ -56,6 +56,11 @@ class Rows:
             rows.append(row)
         return np.array(rows, np.int64)
 
+    def keep_only(self, rows: Ints) -> None:
+        """Forget all rows but these (ascending), which get new numbers in the same order."""
+        self.series = [self.series[row] for row in rows.tolist()]
+        self._row = {series: row for row, series in enumerate(self.series)}
+
 
 def contents(view: View, rows: Rows, block: Block) -> dict[int, Content]:
     """The content of each pane of a block, by pane start."""
@@ -132,6 +137,16 @@ def restrict(part: Content, rows: Ints) -> Content:
     )
 
 
+def renumbered(part: Content, new_of: Ints) -> Content:
+    """The same content under new row numbers, which must keep their order; int64 by old row."""
+    return Content(
+        new_of[part.rows],
+        part.columns,
+        {each: (_rekeyed(keys, each, new_of), counts) for each, (keys, counts) in part.sparse.items()},
+        {(int(new_of[row]), each): shown for (row, each), shown in part.exemplars.items()},
+    )
+
+
 def difference(new: Content, old: Content) -> Content:
     """What to add to totals that hold `old` so that they hold `new`, a later version of the same pane."""
     negated = Content(
@@ -165,6 +180,10 @@ class TierPane:
     def add(self, part: Content) -> None:
         """Add to the pane."""
         self._parts.append(part)
+
+    def renumber(self, new_of: Ints) -> None:
+        """Use new row numbers."""
+        self._parts = [renumbered(part, new_of) for part in self._parts]
 
     def content(self) -> Content:
         """Everything in the pane."""
@@ -210,6 +229,20 @@ class Window:
     def earliest(self, from_ms: int) -> int | None:
         """Start of the earliest pane of its tier at or after a time, or None."""
         return min((at for at in self.store.tiers[self.tier_ms] if at >= from_ms), default=None)
+
+    def renumber(self, kept: Ints, new_of: Ints) -> None:
+        """Keep only the given rows, under new numbers."""
+        for each in self._columns:
+            self._columns[each] = self._sized(each)[kept]
+        self._counted = {
+            each: (_rekeyed(keys, each, new_of), counts) for each, (keys, counts) in self._counted.items()
+        }
+
+    def restore(self, end_ms: int | None) -> None:
+        """Stand at a tick again, with totals counted anew from the panes."""
+        if end_ms is not None:
+            self.end_ms = None
+            self.advance(end_ms)
 
     def amend(self, at_ms: int, part: Content, *, new_pane: bool) -> None:
         """Take in a change of a pane that the totals already cover."""
@@ -323,6 +356,23 @@ class ViewWindows:
                 if window.tier_ms == width:
                     window.amend(at, part, new_pane=new)
 
+    def live_rows(self) -> Ints:
+        """int64: rows that any pane has something of, ascending."""
+        rows = [pane.content().rows for panes in self.tiers.values() for pane in panes.values()]
+        return np.unique(np.concatenate(rows)) if rows else _NONE
+
+    def renumber(self, kept: Ints) -> Ints:
+        """Forget all rows but these (ascending); returns the new row by old row, int64, -1 where forgotten."""
+        new_of = np.full(len(self.rows.series), -1, np.int64)
+        new_of[kept] = np.arange(len(kept))
+        for window in self.windows.values():
+            window.renumber(kept, new_of)
+        self.rows.keep_only(kept)
+        for panes in self.tiers.values():
+            for pane in panes.values():
+                pane.renumber(new_of)
+        return new_of
+
     def prune(self) -> None:
         """Drop panes that lie before every window of their tier."""
         for width, panes in self.tiers.items():
@@ -342,6 +392,10 @@ _NONE: Ints = np.zeros(0, np.int64)
 
 def _width(each: Field) -> int:
     return BUCKETS if each.kind is FieldKind.HISTOGRAM else distinct.KEYS
+
+
+def _rekeyed(keys: Ints, each: Field, new_of: Ints) -> Ints:
+    return new_of[keys // _width(each)] * _width(each) + keys % _width(each)
 
 
 def _merge_sparse(each: Field, parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from rules.rule import Severity
 from rules.transition import State, Transition
-from streams.live_table import FiringAlert
+
+
+@dataclass(frozen=True, slots=True)
+class FiringAlert:
+    """An alert that fires: its rule, its series by dimension, and since when (epoch ms)."""
+
+    alert: str
+    severity: Severity
+    series: tuple[tuple[str, str], ...]
+    since_ms: int
 
 
 class AlertsSeen:

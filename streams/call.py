@@ -26,7 +26,6 @@ Bools = NDArray[np.bool_]
 DIMENSION_CHARACTERS: Final = 200
 """Longer dimension values are cut: they come from outside, and end up in series, records and messages."""
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
-_STORED: Final = {"latency": ("latency_ms", 1_000), "ttft": ("ttft_ms", 1_000)}
 _DAY_MS: Final = 86_400_000
 _SCORE_SCALE: Final = 1_000_000
 _RATE_SCALE: Final = 1_000

@@ -34,9 +34,15 @@ class CallFile:
         self.name = name
         self._default_ms = default_ms
         try:
-            self._raw = cast("BufferedReader", sys.stdin.buffer) if name == "-" else Path(name).open("rb")
+            opened = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115 (see close)
+            self._raw = cast("BufferedReader", opened)
         except OSError as error:
             raise CallFileError(f"{name} cannot be read: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file; standard input stays open."""
+        if self.name != "-":
+            self._raw.close()
 
     @property
     def size(self) -> int | None:

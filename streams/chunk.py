@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,19 +71,51 @@ class ChunkError(ValueError):
 
 
 def split(block: Block, limit: int = CHUNK_BYTES) -> Iterator[Block]:
-    """The block in pieces of about `limit` bytes each; a single entry is never cut."""
+    """The block, not empty, in pieces of about `limit` bytes each; a single entry is never cut."""
     sizes = np.full(len(block), 16.0 + 8 * len(block.columns))
-    sizes += np.array([sum(map(len, series)) + 8 for series in block.series] or [0])[block.row]
+    sizes += np.array([_text_bytes(series) for series in block.series], np.float64)[block.row]
     for values in block.sparse.values():
-        sizes += np.bincount(values.entry, minlength=len(block)) * 12.0
-    for entry, _, _ in block.exemplars:
-        sizes[entry] += 800
+        sizes += np.bincount(values.entry, minlength=len(block)) * 16.0
+    for entry, _, exemplar in block.exemplars:
+        sizes[entry] += 64 + len(_ENCODER.encode(exemplar.call))
     piece = np.cumsum(sizes) // limit
     if piece[-1] == 0:
         yield block
         return
     for number in np.unique(piece):
         yield block.select(np.flatnonzero(piece == number))
+
+
+def split_late(bookings: Sequence[Late], limit: int = CHUNK_BYTES) -> Iterator[tuple[Late, ...]]:
+    """Late bookings in pieces of about `limit` bytes, each of a range of offsets: all views of one call stay together.
+
+    The receiver applies only offsets above the last applied, so pieces must arrive in this order.
+    """
+    if not bookings:
+        return
+    offsets = np.concatenate([late.offset for late in bookings])
+    sizes = np.concatenate(
+        [np.array([28.0 + _text_bytes(series) for series in late.series])[late.row] for late in bookings]
+    )
+    distinct, call = np.unique(offsets, return_inverse=True)
+    piece = (np.cumsum(np.bincount(call, weights=sizes)) // limit).astype(np.int64)
+    for number in np.unique(piece).tolist():
+        within = distinct[piece == number]
+        chosen = ((late, (late.offset >= within[0]) & (late.offset <= within[-1])) for late in bookings)
+        yield tuple(_late_part(late, mask) for late, mask in chosen if mask.any())
+
+
+def _late_part(late: Late, mask: NDArray[np.bool_]) -> Late:
+    used, row = np.unique(late.row[mask], return_inverse=True)
+    series = tuple(late.series[number] for number in used.tolist())
+    return Late(
+        late.view, series, row.astype(np.int64), late.start_ms[mask], late.offset[mask], late.spend[mask]
+    )
+
+
+def _text_bytes(series: Series) -> int:
+    """Bytes of the texts of a series, at most."""
+    return 8 + sum(len(text) if text.isascii() else 4 * len(text) for text in series)
 
 
 class _WireSparse(msgspec.Struct, array_like=True):
@@ -165,20 +197,10 @@ def decode(value: bytes) -> Chunk:
         if wire.format != FORMAT:
             raise ChunkError(f"format {wire.format} of a panes record is not known here, only {FORMAT}")
         source = Source(wire.topic, wire.partition, wire.topic_id)
-        late = tuple(
-            Late(
-                each.view,
-                tuple(each.series),
-                _from_narrow(each.row),
-                _from_wide(each.start_ms),
-                _from_wide(each.offset),
-                _from_wide(each.spend),
-            )
-            for each in wire.late
-        )
+        late = tuple(map(_late, wire.late))
         blocks = tuple(_block(block, str(source)) for block in wire.blocks)
         return Chunk(source, wire.shard, wire.version, blocks, late, wire.seal)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise (
             error if isinstance(error, ChunkError) else ChunkError(f"not a panes record: {error}")
         ) from error
@@ -202,8 +224,24 @@ def _wire_block(block: Block) -> _WireBlock:
     )
 
 
+def _late(wire: _WireLate) -> Late:
+    late = Late(
+        wire.view,
+        tuple(wire.series),
+        _from_narrow(wire.row),
+        _from_wide(wire.start_ms),
+        _from_wide(wire.offset),
+        _from_wide(wire.spend),
+    )
+    _check_lengths(len(late.row), late.start_ms, late.offset, late.spend)
+    _check_below(len(late.series), late.row)
+    if len(late.row) == 0:
+        raise ChunkError("a late booking without calls")
+    return late
+
+
 def _block(wire: _WireBlock, source: str) -> Block:
-    return Block(
+    block = Block(
         wire.view,
         tuple(wire.series),
         _from_narrow(wire.row),
@@ -218,6 +256,23 @@ def _block(wire: _WireBlock, source: str) -> Block:
             for entry, name, offset, at, value, call in wire.exemplars
         ),
     )
+    _check_lengths(len(block), block.start_ms, *block.columns.values())
+    _check_below(len(block.series), block.row)
+    for values in block.sparse.values():
+        _check_lengths(len(values.entry), values.key, values.count)
+        _check_below(len(block), values.entry)
+    _check_below(len(block), np.array([entry for entry, _, _ in block.exemplars], np.int64))
+    return block
+
+
+def _check_lengths(length: int, *arrays: Ints) -> None:
+    if any(len(array) != length for array in arrays):
+        raise ChunkError("arrays of one record differ in length")
+
+
+def _check_below(limit: int, numbers: Ints) -> None:
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < limit:
+        raise ChunkError("a number points outside its record")
 
 
 def _narrow(values: Ints) -> bytes:

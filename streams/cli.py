@@ -19,29 +19,44 @@ INVALID: Final = 1
 @click.version_option(package_name="tocsin", message="tocsin %(version)s")
 def main() -> None:
     """The alarm bell for LLM applications: rolling windows over calls in Kafka, rules in YAML, messages in Slack."""
+    from streams.logs import configure_logging
+
+    configure_logging("warning")
 
 
 @main.command()
 @click.option(
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
 )
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Least severity that is logged.",
+)
 def worker(config: Path | None, log_level: str) -> None:
-    """Run the engine: ingest, evaluate and notify, until SIGINT or SIGTERM."""
+    """Run the engine until SIGINT or SIGTERM: ingest, evaluate and notify."""
+    import logging
+
     from streams.logs import configure_logging
-    from streams.setup import read_setup
-    from streams.topics import TopicError
-    from streams.worker import run_worker
+    from streams.setup import describe, read_setup
 
     configure_logging(log_level)
     settings = _settings(config)
     setup = _checked(lambda: read_setup(settings, os.environ, sys.stdout))
+    for line in describe(setup, config):
+        logging.getLogger("streams.worker").info("%s", line)
+
+    from streams.topics import TopicError
+    from streams.worker import run_worker
+
     try:
         _run(run_worker(setup))
     except TopicError as error:
         _fail(str(error))
     except Exception as error:  # noqa: BLE001 - it has been logged with its traceback; the exit code is for the supervisor
-        _fail(f"the worker ended: {error!r}")
+        _fail(f"the worker ended: {type(error).__name__}: {error}")
 
 
 @main.command()
@@ -50,13 +65,14 @@ def worker(config: Path | None, log_level: str) -> None:
     "--runbooks", type=click.Path(file_okay=False, path_type=Path), help="Folder of your runbook pages."
 )
 def check(paths: tuple[str, ...], runbooks: Path | None) -> None:
-    """Check rule files (files, folders, globs, library:NAME). Exit 0 when all are valid, 1 when one is not."""
-    from notifiers.runbook_files import load_runbooks
-    from rules.loader import load_rules
+    """Check rule files: exit 0 when all are valid, 1 when one is not.
 
-    known = _checked(lambda: load_runbooks(runbooks))
-    found = _checked(lambda: load_rules(paths, Path.cwd(), known.keys()))
-    click.echo(f"{len(found.rules)} rule{'' if len(found.rules) == 1 else 's'}, no problems")
+    PATHS are files, folders, globs, or library:NAME for what is shipped with Tocsin.
+    """
+    from streams.setup import check_rules
+
+    files, rules = _checked(lambda: check_rules(paths, runbooks))
+    click.echo(f"{_counted(rules, 'rule')} in {_counted(files, 'file')}, no problems")
 
 
 @main.command()
@@ -82,7 +98,10 @@ def replay(
     runbooks: Path | None,
     as_json: bool,
 ) -> None:
-    """Run rules over recorded calls: the transitions that the engine would have made, without Kafka."""
+    """Run rules over recorded calls, without Kafka.
+
+    Prints the transitions that the engine would have made: as the messages that would have been sent, or as JSON.
+    """
     from streams.replay import run_replay
 
     _checked(lambda: run_replay(rule_paths, calls, until, lateness, prices, runbooks, as_json=as_json))
@@ -100,7 +119,10 @@ def replay(
 def measure(
     by: str, calls: str, window: str | None, where: tuple[str, ...], prices: Path | None, as_json: bool
 ) -> None:
-    """Measure recorded calls: counts, percentiles, tokens and spend of each series."""
+    """Measure recorded calls.
+
+    Prints counts, percentiles, tokens and spend of each series, over the whole input or by window.
+    """
     from streams.measure import run_measure
 
     _checked(lambda: run_measure(by, calls, window, where, prices, as_json=as_json))
@@ -113,7 +135,11 @@ def measure(
 )
 @click.option("--topic", help="Topic; default: the first under calls.topics.")
 def publish(calls: str, config: Path | None, topic: str | None) -> None:
-    """Publish calls (JSON lines; - for standard input) to the calls topic, keyed by id; each line is checked first."""
+    """Publish calls to the calls topic.
+
+    CALLS is a file of JSON lines (plain, gzip, zstd), or - for standard input. The key is the trace or else the id of
+    the call. A line that is no call is named and left out, and the exit code is then 1.
+    """
     from streams.publish import run_publish
 
     settings = _settings(config)
@@ -128,7 +154,10 @@ def publish(calls: str, config: Path | None, topic: str | None) -> None:
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
 )
 def export(start: str, end: str | None, config: Path | None) -> None:
-    """Print the calls that arrived in a time range as JSON lines, to pipe into measure or replay."""
+    """Print calls from the calls topics.
+
+    One JSON line for each record that arrived in the time range, to pipe into measure or replay.
+    """
     from streams.export import run_export
 
     settings = _settings(config)
@@ -145,11 +174,9 @@ def topics() -> None:
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
 )
 def topics_create(config: Path | None) -> None:
-    """Create the topics that are missing, and check those that are there."""
-    from streams.logs import configure_logging
+    """Create missing topics, and check the others."""
     from streams.topics import TopicError, create_topics
 
-    configure_logging("warning")
     settings = _settings(config)
     try:
         created = _run(create_topics(settings))
@@ -166,14 +193,14 @@ def topics_create(config: Path | None) -> None:
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
 )
 def topics_list(config: Path | None) -> None:
-    """Show the topics, what each is for, and whether it exists."""
+    """Show each topic and whether it exists."""
     from streams.topics import existing_topics, planned_topics
 
     settings = _settings(config)
     present = _run(existing_topics(settings))
     for plan in planned_topics(settings):
         partitions = present.get(plan.name)
-        state = "missing" if partitions is None else f"{partitions} partition{'' if partitions == 1 else 's'}"
+        state = "missing" if partitions is None else _counted(partitions, "partition")
         click.echo(f"{plan.name:24} {state:14} {plan.purpose}")
 
 
@@ -195,7 +222,10 @@ def schema_event() -> None:
 @main.command()
 @click.option("--port", required=True, type=click.IntRange(1, 65_535))
 def broker(port: int) -> None:
-    """Run just the embedded broker on 127.0.0.1, until SIGINT or SIGTERM. It keeps everything in memory."""
+    """Run just the embedded broker.
+
+    It listens on 127.0.0.1 until SIGINT or SIGTERM, and keeps everything in memory.
+    """
     from streams.broker import EmbeddedBrokerError
     from streams.broker_command import run_broker
 
@@ -216,7 +246,10 @@ def broker(port: int) -> None:
     "--rate", default=1.0, show_default=True, type=click.FloatRange(0.1, 50), help="Factor on the traffic."
 )
 def demo(duration: str | None, as_json: bool, rules_path: Path | None, seed: int, rate: float) -> None:
-    """Watch it work: an embedded broker, a worker, and simulated traffic with incidents."""
+    """Watch it work, on simulated traffic.
+
+    Starts an embedded broker, a worker, and traffic with incidents.
+    """
     from streams.demo import DemoOptions, run_demo
     from streams.durations import seconds_of
 
@@ -251,6 +284,10 @@ def _checked(work: Any) -> Any:
         _fail("\n".join(str(problem) for problem in error.problems))
     except (RunbookError, CallFileError) as error:
         _fail(str(error))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _fail(message: str) -> NoReturn:

@@ -115,7 +115,7 @@ class _Demo:
 
     def __init__(self, options: DemoOptions, rules: Path, folder: Path, stop: asyncio.Event) -> None:
         self.options = options
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDEST)
         # With --json, standard output carries nothing but JSON.
         self.notes = Console(highlight=False, stderr=True) if options.as_json else self.console
         self._rules = rules

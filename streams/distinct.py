@@ -1,7 +1,9 @@
 """Distinct counts: HyperLogLog with 4,096 registers, as sparse (register, rank) keys that merge by union.
 
-Flajolet, Fusy, Gandouet, Meunier: "HyperLogLog" (2007); linear counting below 2.5 m. The standard error is
-1.04 / sqrt(4096) = 1.6 %.
+Flajolet, Fusy, Gandouet, Meunier: "HyperLogLog" (2007), with the estimator of Ertl: "New cardinality estimation
+algorithms for HyperLogLog sketches" (2017, arXiv:1702.01284, algorithm 6), which needs no switch to linear counting and
+so has not the bias of the original near 2.5 m (+2.5 % for 10,000 values). The standard error is 1.04 / sqrt(4096) =
+1.6 %.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ RANKS: Final = 64
 KEYS: Final = REGISTERS * RANKS
 """Keys of one sketch lie in [0, KEYS): `register * RANKS + rank`."""
 STANDARD_ERROR: Final = 1.04 / REGISTERS**0.5
-_ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
+_HIGHEST_RANK: Final = 64 - REGISTER_BITS + 1
+_ALPHA: Final = 1 / (2 * np.log(2))
 
 
 def sketch_keys(values: Iterable[str]) -> NDArray[np.int64]:
@@ -40,20 +43,39 @@ def estimates(rows: int, keys: NDArray[np.int64]) -> NDArray[np.float64]:
     result = np.zeros(rows)
     if len(keys) == 0:
         return result
-    cell = keys // RANKS  # row * REGISTERS + register
-    order = np.argsort(cell, kind="stable")
-    cell, rank = cell[order], (keys % RANKS)[order]
-    starts = np.flatnonzero(np.concatenate(([True], cell[1:] != cell[:-1])))
-    highest = np.maximum.reduceat(rank, starts).astype(np.float64)
-    row = cell[starts] // REGISTERS
-    filled = np.bincount(row, minlength=rows).astype(np.float64)
-    # A register never touched has rank 0 and contributes 2^0 = 1 to the harmonic sum.
-    harmonic = np.bincount(row, weights=np.exp2(-highest), minlength=rows) + (REGISTERS - filled)
-    raw = _ALPHA * REGISTERS**2 / harmonic
-    empty = REGISTERS - filled
-    linear = REGISTERS * np.log(REGISTERS / np.maximum(empty, 1))
-    result = np.where((raw <= 2.5 * REGISTERS) & (empty > 0), linear, raw)
-    return np.where(filled > 0, result, 0.0)
+    keys = highest_ranks(keys)
+    present, row = np.unique(keys // KEYS, return_inverse=True)
+    size = len(present) * RANKS
+    registers_of_rank = np.bincount(row * RANKS + keys % RANKS, minlength=size).reshape(-1, RANKS)
+    empty = REGISTERS - registers_of_rank.sum(axis=1)
+    total = REGISTERS * _tau(1 - registers_of_rank[:, _HIGHEST_RANK] / REGISTERS)
+    for rank in range(_HIGHEST_RANK - 1, 0, -1):
+        total = (total + registers_of_rank[:, rank]) / 2
+    total = np.maximum(total + REGISTERS * _sigma(empty / REGISTERS), 2.0**-64)  # 0 with every register at its end
+    result[present] = _ALPHA * REGISTERS**2 / total
+    return result
+
+
+def _sigma(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x + the sum of x^(2^k) 2^(k-1) for k from 1, for x < 1 (Ertl, equation 13)."""
+    total, factor = x, 1.0
+    while True:
+        x = x * x
+        before, total = total, total + x * factor
+        factor *= 2
+        if (total == before).all():
+            return total
+
+
+def _tau(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A third of 1 - x - the sum of (1 - x^(2^-k))^2 2^-k for k from 1 (Ertl, equation 24)."""
+    total, factor = 1 - x, 1.0
+    while True:
+        x = np.sqrt(x)
+        factor /= 2
+        before, total = total, total - (1 - x) ** 2 * factor
+        if (total == before).all():
+            return total / 3
 
 
 def _key(value: str) -> int:

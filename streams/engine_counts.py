@@ -64,6 +64,7 @@ class EngineCounts:
         """Drop the panes that end at or before a time."""
         for start in [start for start in self._panes if start + PANE_MS <= before_ms]:
             del self._panes[start]
+            self._touched.discard(start)
 
     def _book(self, name: str, start: int, number: int) -> None:
         counts = self._panes.setdefault(start, {})

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rules.evaluator import RuleState, Thresholds, close, evaluate, thresholds
-from rules.measures import Formula
-from rules.rule import PANE_MS, Rule, RuleSet
+from rules.rule import PANE_MS, Rule, RuleSet, tier_ms
 from rules.transition import Transition
 from rules.view import Field, FieldKind, Selection, View
 from streams import shard_state
@@ -21,14 +20,24 @@ from streams.records import Source
 from streams.rule_log import Epoch, RuleLog
 from streams.shard_state import ShardState
 from streams.times import UNKNOWN
-from streams.windows import Content, TierPane, ViewWindows, contents, difference, merge, renumbered, restrict
+from streams.windows import (
+    Content,
+    TierPane,
+    ViewWindows,
+    Window,
+    contents,
+    difference,
+    merge,
+    renumbered,
+    restrict,
+)
 
 SILENT_MS: Final = 30_000
 """A source that reports nothing for this long, by the other sources' clocks, no longer holds them back."""
 FORGET_FROM: Final = 2_048
 """Series of a view that a shard remembers before it looks for ones to forget."""
-_UNDEFINED_WHEN_EMPTY: Final = (Formula.PERCENTILE, Formula.RATIO, Formula.MEAN, Formula.PEAK)
 _SPEND: Final = Field(FieldKind.SUM, "spend", Selection.ANY)
+_PRICED: Final = Field(FieldKind.COUNT, "spend", Selection.ANY)
 _LAG: Final = Field(FieldKind.PEAK, "lag", Selection.ANY)
 
 
@@ -71,6 +80,7 @@ class Evaluate:
         self.shard = shard
         self.watermark_ms = UNKNOWN
         self.summary_errors = 0
+        self._evaluated_ms = UNKNOWN
         self._log = log
         self._sources: dict[Source, _SourceState] = {}
         self._views: dict[str, ViewWindows] = {}
@@ -102,7 +112,12 @@ class Evaluate:
     def switch(self, log: RuleLog) -> None:
         """Use a newer rules log."""
         self._log = log
+        tiers = {key: set(windows.tiers) for key, windows in self._views.items()}
         self._prepare_windows()
+        for state in self._sources.values():
+            for (view, start), held in state.held.items():
+                for width in self._views[view].tiers.keys() - tiers[view]:
+                    self._views[view].seed(width, start, held.content)
 
     def state(self) -> ShardState:
         """Everything that is remembered, as plain values."""
@@ -129,7 +144,7 @@ class Evaluate:
     def restored(cls, state: ShardState, log: RuleLog) -> Evaluate:
         """A shard that goes on where another stood. Views and rules that the log no longer has are left out."""
         shard = cls(state.shard, log)
-        shard.watermark_ms = state.watermark_ms
+        shard.watermark_ms = shard._evaluated_ms = state.watermark_ms
         shard._epoch = log.epoch_at(state.epoch_ms)
         shard._ticks = {
             rule.name: _RuleTicks(rule) for rule in shard._epoch.rules.rules if shard._is_mine(rule)
@@ -245,6 +260,10 @@ class Evaluate:
                 if each.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)
             }
             columns[_SPEND] = late.spend[index : index + 1]
+            if _PRICED in columns:
+                columns[_PRICED] = np.ones(
+                    1, np.int64
+                )  # or the spend per call would rise with every late call
             windows.apply(int(late.start_ms[index]), _plain(windows.view, row, columns))
 
     def _seal(self, state: _SourceState, seal: Seal) -> None:
@@ -291,6 +310,7 @@ class Evaluate:
                         transitions += self._evaluate(ticks, tick)
         for windows in self._views.values():
             windows.prune()
+        self._evaluated_ms = max(self._evaluated_ms, self.watermark_ms)
         return transitions
 
     def _following_epoch(self) -> Epoch | None:
@@ -300,6 +320,14 @@ class Evaluate:
 
     def _enter(self, epoch: Epoch) -> list[Transition]:
         """Put an epoch in force at its boundary. A rule that means the same keeps its alerts; others' alerts end."""
+        for key, windows in self._views.items():
+            windows.prune()
+            used_before = {
+                tier_ms(rule.window_ms) for rule in self._epoch.rules.rules if rule.view.hash == key
+            }
+            later = [each for each in self._log.epochs if each.from_ms > epoch.from_ms]
+            spans = {r.window_ms for each in (epoch, *later) for r in each.rules.rules if r.view.hash == key}
+            windows.begin(spans, used_before, epoch.from_ms)
         before, self._epoch = self._ticks, epoch
         self._ticks = {}
         transitions: list[Transition] = []
@@ -312,7 +340,8 @@ class Evaluate:
                 continue
             if old is not None:
                 transitions += close(old.rule, old.state, epoch.from_ms, "rule changed")
-            first = (epoch.from_ms // rule.tick_ms + 1) * rule.tick_ms
+            # Where the rules came after their time, ticks that have passed stay as they were.
+            first = (max(epoch.from_ms, self._evaluated_ms) // rule.tick_ms + 1) * rule.tick_ms
             self._ticks[rule.name] = _RuleTicks(rule, next_ms=first)
         for old in before.values():
             transitions += close(old.rule, old.state, epoch.from_ms, "rule removed")
@@ -361,13 +390,14 @@ class Evaluate:
         return max(earliest // step * step, ticks.next_ms, window.end_ms or 0)
 
     def _unsettled(self, ticks: _RuleTicks) -> bool:
-        """Whether an empty window can still change alerts: a count or sum of nothing is 0, until its timers ran out."""
+        """Whether an empty window can still change alerts: until their timers, or a pending one's patience, ran out."""
         rule = ticks.rule
-        if not ticks.state.alerts or rule.measure.formula in _UNDEFINED_WHEN_EMPTY:
+        if not ticks.state.alerts:
             return False
         if ticks.empty_ms is None or ticks.next_ms is None:
             return True
-        return ticks.next_ms <= ticks.empty_ms + max(rule.for_ms, rule.keep_firing_for_ms) + rule.tick_ms
+        longest = max(rule.for_ms, rule.keep_firing_for_ms, rule.window_ms)
+        return ticks.next_ms <= ticks.empty_ms + longest + rule.tick_ms
 
     def _evaluate(self, ticks: _RuleTicks, tick_ms: int) -> tuple[Transition, ...]:
         rule = ticks.rule
@@ -376,7 +406,8 @@ class Evaluate:
             window.advance(tick_ms)
         if ticks.levels is None or len(ticks.levels.warning) < len(window.series):
             ticks.levels = thresholds(rule, window)
-        evaluation = evaluate(rule, ticks.state, window, tick_ms, ticks.levels)
+        levels = self._of_live(ticks.levels, window, ticks.state)
+        evaluation = evaluate(rule, ticks.state, window, tick_ms, levels)
         self.summary_errors += evaluation.summary_errors
         ticks.next_ms = tick_ms + rule.tick_ms
         if window.held:
@@ -384,6 +415,17 @@ class Evaluate:
         elif ticks.empty_ms is None:
             ticks.empty_ms = tick_ms
         return evaluation.transitions
+
+    @staticmethod
+    def _of_live(levels: Thresholds, window: Window, state: RuleState) -> Thresholds:
+        """The levels of the series that take part in a tick: live ones, and those with an alert."""
+        live = window.live()
+        rows = [row for series in state.alerts if (row := window.store.rows.find(series)) is not None]
+        live[rows] = True
+        return Thresholds(
+            np.where(live, levels.warning[: len(live)], np.nan),
+            np.where(live, levels.critical[: len(live)], np.nan),
+        )
 
 
 def _plain(view: View, row: NDArray[np.int64], columns: dict[Field, NDArray[np.int64]]) -> Content:

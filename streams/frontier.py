@@ -37,6 +37,10 @@ class Frontier:
     high_broker_ms: int = 0
     ahead_ms: list[int] = field(default_factory=list)
 
+    def copy(self) -> Frontier:
+        """A frontier that stands where this one does and moves on its own."""
+        return Frontier(self.high_ms, self.high_broker_ms, list(self.ahead_ms))
+
     def sealed_ms(self, lateness: Lateness) -> int:
         """Panes that end at or before this time are sealed. UNKNOWN before the first call."""
         return UNKNOWN if self.high_ms == UNKNOWN else self.high_ms - lateness.allowed_ms

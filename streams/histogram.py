@@ -45,8 +45,8 @@ def bucket_index(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def highest_equivalent(value: float) -> int:
     """The largest stored integer in the bucket of `value`, cut to a whole number; the layout's ends beyond them."""
-    index = int(bucket_index(np.array([max(0, min(int(value), HIGHEST))], dtype=np.int64))[0])
-    return int(UPPER[min(index, BUCKETS - 1)])
+    held = max(0, min(int(value), int(UPPER[-1])))
+    return int(UPPER[bucket_index(np.array([held], dtype=np.int64))[0]])
 
 
 def nearest_rank(count: NDArray[np.int64], rank: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rules.rule import PANE_MS
 from rules.view import CALL_SOURCE, SHARDS, FieldKind, View
 from streams.call import Batch, Needs, Pricing, Reader
-from streams.chunk import Chunk, Late, Seal, split
+from streams.chunk import Chunk, Late, Seal, split, split_late
 from streams.engine_counts import EngineCounts
 from streams.frontier import Frontier, Lateness, clamp, pane_start
 from streams.panes import SERIES_PER_PANE, Block, ViewPanes, filtered
@@ -41,8 +41,9 @@ class IngestConfig:
 class Position:
     """Where a source stands, as it is committed.
 
-    `first` (F): offset of the oldest open pane's first call. `next` (P): the next offset to take. The rest is the
-    frontier at P, and the watermark reported with it.
+    `first` (F): offset of the oldest open pane's first call, or of an earlier call of the same batch. `next` (P): the
+    next offset to take. Then the frontier at P, the watermark reported with it, and (`first_...`) the frontier at F:
+    from there on what was late, clamped and rejected is judged again as it was the first time.
     """
 
     first: int
@@ -51,6 +52,9 @@ class Position:
     high_broker_ms: int
     ahead_ms: tuple[int, ...]
     watermark_ms: int
+    first_high_ms: int = field(default=UNKNOWN, kw_only=True)
+    first_high_broker_ms: int = field(default=0, kw_only=True)
+    first_ahead_ms: tuple[int, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,11 @@ class Counts:
 
 @dataclass(slots=True)
 class _SourceState:
-    """The running state of one source."""
+    """The running state of one source.
+
+    `before`: while open panes are rebuilt, the frontier where the rebuilding stands. `first`: by start of an open pane,
+    the offset from which it can be rebuilt and the frontier there. `late`: bookings to be published, by shard.
+    """
 
     reader: Reader
     log: RuleLog
@@ -92,10 +100,11 @@ class _SourceState:
     next_offset: int = 0
     rebuilt_until: int = 0
     watermark_ms: int = UNKNOWN
+    before: Frontier | None = None
     panes: dict[str, ViewPanes] = field(default_factory=dict)
     ids: dict[int, set[str]] = field(default_factory=dict)
-    first_offset: dict[int, int] = field(default_factory=dict)
-    late: list[Late] = field(default_factory=list)
+    first: dict[int, tuple[int, Frontier]] = field(default_factory=dict)
+    late: dict[int, list[Late]] = field(default_factory=dict)
     last_broker_ms: int = 0
     last_call_ms: int | None = None
 
@@ -125,6 +134,9 @@ class Ingest:
         if position is None:
             return None
         state.frontier = Frontier(position.high_ms, position.high_broker_ms, list(position.ahead_ms))
+        state.before = Frontier(
+            position.first_high_ms, position.first_high_broker_ms, list(position.first_ahead_ms)
+        )
         state.rebuilt_until, state.next_offset = position.next, position.first
         state.watermark_ms = position.watermark_ms
         return position.first
@@ -150,21 +162,20 @@ class Ingest:
             records = _part(records, slice(rebuilt, None))
             if len(records) == 0:
                 return []
-        batch, rejected = state.reader.read(records)
-        batch.at_ms, future = clamp(batch.at_ms, batch.broker_ms, self.config.lateness)
-        earlier = state.frontier.high_ms
+        state.before = None
+        begins = int(records.offsets[0]), state.frontier.copy()
+        batch, rejected, late, future = self._judge(state, records, state.frontier)
         if len(batch):
             state.last_call_ms = int(batch.at_ms[-1])
-        sealed = state.frontier.advance(batch.at_ms, batch.broker_ms, self.config.lateness)
-        starts = pane_start(batch.at_ms, self.config.pane_ms)
-        late = starts + self.config.pane_ms <= sealed
-        high = sealed + self.config.lateness.allowed_ms
-        self._book_engine(state, batch.offsets, rejected, earlier, high, late, future)
+        self.counts.rejected += len(rejected)
+        self.counts.late += int(np.count_nonzero(late))
+        self.counts.clamped += int(np.count_nonzero(future))
         if late.any():
-            self._book_late(state, batch, np.flatnonzero(late))
-            kept = np.flatnonzero(~late)
-            batch, starts = batch.take(kept), starts[kept]
-        self._count(state, batch, starts)
+            self._book_late(state, batch.take(np.flatnonzero(late)))
+            batch = batch.take(np.flatnonzero(~late))
+        accepted, duplicates = self._count(state, batch, begins)
+        self.counts.accepted += accepted
+        self.counts.duplicates += duplicates
         state.next_offset = int(records.offsets[-1]) + 1
         state.last_broker_ms = int(records.times_ms[-1])
         return rejected
@@ -189,10 +200,12 @@ class Ingest:
         version = state.next_offset
         chunks = []
         for shard, blocks in by_shard.items():
+            chunks += [
+                Chunk(source, shard, version, (), late) for late in split_late(state.late.get(shard, []))
+            ]
             pieces = [piece for block in blocks for piece in split(block)]
             chunks += [Chunk(source, shard, version, (piece,)) for piece in pieces[:-1]]
-            late = tuple(each for each in state.late if _late_shard(self.log, each) == shard)
-            chunks.append(Chunk(source, shard, version, tuple(pieces[-1:]), late, seal))
+            chunks.append(Chunk(source, shard, version, tuple(pieces[-1:]), seal=seal))
         state.late.clear()
         return Flush(tuple(chunks), self._position(state))
 
@@ -213,36 +226,56 @@ class Ingest:
 
     def _rebuild(self, state: _SourceState, records: Records) -> None:
         """Count calls again that lie in open panes; those of sealed panes were published before the restart."""
-        batch, _ = state.reader.read(records)
-        batch.at_ms, _ = clamp(batch.at_ms, batch.broker_ms, self.config.lateness)
+        if state.before is None:
+            state.before = Frontier()
+        begins = int(records.offsets[0]), state.before.copy()
+        batch, _, _, _ = self._judge(state, records, state.before)
+        sealed = state.frontier.sealed_ms(self.config.lateness)
+        state.engine.seal(sealed)
         starts = pane_start(batch.at_ms, self.config.pane_ms)
-        is_open = np.flatnonzero(
-            starts + self.config.pane_ms > state.frontier.sealed_ms(self.config.lateness)
-        )
-        self._count(state, batch.take(is_open), starts[is_open])
+        self._count(state, batch.take(np.flatnonzero(starts + self.config.pane_ms > sealed)), begins)
+        if len(batch):
+            state.last_call_ms = int(batch.at_ms[-1])
         state.next_offset = int(records.offsets[-1]) + 1
         state.last_broker_ms = int(records.times_ms[-1])
 
-    def _count(self, state: _SourceState, batch: Batch, starts: Ints) -> None:
-        """Count accepted calls into the panes of the views in force at their time, each id once per pane."""
+    def _judge(
+        self, state: _SourceState, records: Records, frontier: Frontier
+    ) -> tuple[Batch, list[Rejected], Bools, Bools]:
+        """The calls of some records with their times clamped, what is no call, and which calls are late or clamped.
+
+        Moves the frontier, and books what went wrong with the engine's own counts.
+        """
+        batch, rejected = state.reader.read(records)
+        batch.at_ms, future = clamp(batch.at_ms, batch.broker_ms, self.config.lateness)
+        earlier = frontier.high_ms
+        sealed = frontier.advance(batch.at_ms, batch.broker_ms, self.config.lateness)
+        late = pane_start(batch.at_ms, self.config.pane_ms) + self.config.pane_ms <= sealed
+        high = sealed + self.config.lateness.allowed_ms
+        self._book_engine(state, batch.offsets, rejected, earlier, high, late, future)
+        return batch, rejected, late, future
+
+    def _count(self, state: _SourceState, batch: Batch, begins: tuple[int, Frontier]) -> tuple[int, int]:
+        """Count accepted calls into the panes of the views in force at their time, each id once per pane.
+
+        `begins`: the offset at which the batch begins, and the frontier there. Returns how many calls were counted,
+        and how many were repeated.
+        """
         if len(batch) == 0:
-            return
+            return 0, 0
+        starts = pane_start(batch.at_ms, self.config.pane_ms)
         distinct, pane = np.unique(starts, return_inverse=True)
         repeated = _repeated(state.ids, batch, distinct, pane)
         if repeated:
-            self.counts.duplicates += len(repeated)
             kept = np.ones(len(batch), bool)
             kept[repeated] = False
             rows = np.flatnonzero(kept)
             batch, starts = batch.take(rows), starts[rows]
             if len(batch) == 0:
-                return
+                return 0, len(repeated)
             distinct, pane = np.unique(starts, return_inverse=True)
-        self.counts.accepted += len(batch)
-        first = np.full(len(distinct), len(batch), np.int64)
-        np.minimum.at(first, pane, np.arange(len(batch)))
-        for start, row in zip(distinct.tolist(), first.tolist(), strict=True):
-            state.first_offset.setdefault(start, int(batch.offsets[row]))
+        for start in distinct.tolist():
+            state.first.setdefault(start, begins)
         for views, rows_in_force in self.log.in_force(starts):
             part, part_distinct, part_pane = batch, distinct, pane
             if rows_in_force is not None:
@@ -250,6 +283,7 @@ class Ingest:
                 part_distinct, part_pane = np.unique(starts[rows_in_force], return_inverse=True)
             for view in views:
                 self._panes(state, view).add(part, part_distinct, part_pane)
+        return len(batch), len(repeated)
 
     def _panes(self, state: _SourceState, view: View) -> ViewPanes:
         found = state.panes.get(view.hash)
@@ -260,8 +294,8 @@ class Ingest:
         return found
 
     def _seal(self, state: _SourceState, frontier_ms: int) -> None:
-        for start in [start for start in state.first_offset if start + self.config.pane_ms <= frontier_ms]:
-            del state.first_offset[start]
+        for start in [start for start in state.first if start + self.config.pane_ms <= frontier_ms]:
+            del state.first[start]
             state.ids.pop(start, None)
         for panes in state.panes.values():
             panes.seal(frontier_ms)
@@ -284,13 +318,18 @@ class Ingest:
 
     def _position(self, state: _SourceState) -> Position:
         front = state.frontier
+        running = front if state.before is None else state.before
+        begins = min(state.first.values(), key=_offset, default=(state.next_offset, running))
         return Position(
-            first=min(state.first_offset.values(), default=state.next_offset),
+            first=begins[0],
             next=max(state.next_offset, state.rebuilt_until),
             high_ms=front.high_ms,
             high_broker_ms=front.high_broker_ms,
             ahead_ms=tuple(front.ahead_ms),
             watermark_ms=state.watermark_ms,
+            first_high_ms=begins[1].high_ms,
+            first_high_broker_ms=begins[1].high_broker_ms,
+            first_ahead_ms=tuple(begins[1].ahead_ms),
         )
 
     def _book_engine(
@@ -305,6 +344,8 @@ class Ingest:
     ) -> None:
         """Count what went wrong into the pane of the largest event time at that moment."""
         width = self.config.pane_ms
+        if earlier == UNKNOWN and len(high):
+            state.engine.release(int(pane_start(high[:1], width)[0]))
         for name, rows in (("late", late), ("clamped", future)):
             if rows.any():
                 state.engine.add(name, pane_start(high[rows], width))
@@ -314,35 +355,34 @@ class Ingest:
                 np.where(before >= 0, high[before], earlier) if len(high) else np.full(len(rejected), earlier)
             )
             state.engine.add("rejected", np.where(known == UNKNOWN, UNKNOWN, pane_start(known, width)))
-        self.counts.rejected += len(rejected)
-        self.counts.late += int(np.count_nonzero(late))
-        self.counts.clamped += int(np.count_nonzero(future))
 
-    def _book_late(self, state: _SourceState, batch: Batch, rows: Ints) -> None:
+    def _book_late(self, state: _SourceState, batch: Batch) -> None:
         """Keep the spend of late calls: one entry per call and view that sums spend, under the call's own offset."""
-        late = batch.take(rows)
-        starts = pane_start(late.at_ms, self.config.pane_ms)
-        for view in self.log.all_views():
-            if not any(each.kind is FieldKind.SUM and each.column == "spend" for each in view.fields):
-                continue
-            seen = filtered(late, view.where)
-            spend = late.column("spend")
-            priced = np.flatnonzero(spend != UNKNOWN) if seen is None else seen[spend[seen] != UNKNOWN]
-            if len(priced) == 0:
-                continue
-            table = self._panes(state, view).table
-            used, row = np.unique(table.numbers(late, priced), return_inverse=True)
-            series = tuple(table.series[number] for number in used.tolist())
-            state.late.append(
-                Late(
-                    view.hash,
-                    series,
-                    row.astype(np.int64),
-                    starts[priced],
-                    late.offsets[priced],
-                    spend[priced],
-                )
+        starts = pane_start(batch.at_ms, self.config.pane_ms)
+        for views, rows in self.log.in_force(starts):
+            part = batch if rows is None else batch.take(rows)
+            for view in views:
+                if any(each.kind is FieldKind.SUM and each.column == "spend" for each in view.fields):
+                    self._book_late_of(state, view, part)
+
+    def _book_late_of(self, state: _SourceState, view: View, late: Batch) -> None:
+        seen, spend = filtered(late, view.where), late.column("spend")
+        priced = np.flatnonzero(spend != UNKNOWN) if seen is None else seen[spend[seen] != UNKNOWN]
+        table = self._panes(state, view).table
+        numbers = table.numbers(late, priced)
+        shards = np.array([view.shard(table.series[number]) for number in numbers.tolist()], np.int64)
+        for shard in np.unique(shards).tolist():
+            mine = priced[shards == shard]
+            used, row = np.unique(numbers[shards == shard], return_inverse=True)
+            booking = Late(
+                view.hash,
+                tuple(table.series[number] for number in used.tolist()),
+                row.astype(np.int64),
+                pane_start(late.at_ms[mine], self.config.pane_ms),
+                late.offsets[mine],
+                spend[mine],
             )
+            state.late.setdefault(shard, []).append(booking)
 
 
 def _part(records: Records, rows: slice) -> Records:
@@ -396,6 +436,5 @@ def _by_shard(view: View, block: Block) -> Iterable[tuple[int, Block]]:
         yield shard, block.select(np.flatnonzero(of_entry == shard))
 
 
-def _late_shard(log: RuleLog, late: Late) -> int:
-    view = log.view(late.view)
-    return view.shard(late.series[0])
+def _offset(begins: tuple[int, Frontier]) -> int:
+    return begins[0]

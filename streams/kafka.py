@@ -102,16 +102,33 @@ async def wait(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def read_to_end(consumer: AIOKafkaConsumer, topic: str) -> list[bytes | None]:
-    """Every value of a topic's only partition, from its start to its present end."""
-    partition = TopicPartition(topic, 0)
+async def read_to_end(consumer: AIOKafkaConsumer, topic: str, partition: int = 0) -> list[bytes | None]:
+    """Every value of a partition, from its start to its present end."""
+    return [value for _, value in await _read_all(consumer, topic, partition)]
+
+
+async def read_live(consumer: AIOKafkaConsumer, topic: str, partition: int) -> dict[bytes, bytes]:
+    """The newest value of each key of a compacted partition, without the removed ones."""
+    live: dict[bytes, bytes] = {}
+    for key, value in await _read_all(consumer, topic, partition):
+        if value is None:
+            live.pop(key or b"", None)
+        else:
+            live[key or b""] = value
+    return live
+
+
+async def _read_all(
+    consumer: AIOKafkaConsumer, topic: str, number: int
+) -> list[tuple[bytes | None, bytes | None]]:
+    partition = TopicPartition(topic, number)
     consumer.assign([partition])
     await consumer.seek_to_beginning(partition)
-    values: list[bytes | None] = []
+    records: list[tuple[bytes | None, bytes | None]] = []
     while True:
         for messages in (await consumer.getmany(timeout_ms=200)).values():
-            values += [message.value for message in messages]
+            records += [(message.key, message.value) for message in messages]
         # The broker's answer to a fetch says where the end is; `end_offsets` of the embedded broker is wrong.
         end = consumer.last_stable_offset(partition)
         if end is not None and await consumer.position(partition) >= end:
-            return values
+            return records

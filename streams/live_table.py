@@ -1,4 +1,4 @@
-"""The demo's screen: features, the incident that plays, and the alerts that fire, as a rich renderable. Pure."""
+"""The demo's screen: features, the incident that plays, and the alerts that fire, as a rich renderable."""
 
 from __future__ import annotations
 
@@ -13,20 +13,11 @@ from rich.text import Text
 
 from rules.quantities import NANODOLLARS_PER_DOLLAR, SECOND, format_duration
 from rules.rule import Severity
+from streams.alerts_seen import FiringAlert
 from streams.incidents import Incident
 from streams.live_overview import OverviewRow
 
 _COLOURS = {Severity.CRITICAL: "red", Severity.WARNING: "yellow"}
-
-
-@dataclass(frozen=True, slots=True)
-class FiringAlert:
-    """An alert that fires: its rule, its series by dimension, and since when (epoch ms)."""
-
-    alert: str
-    severity: Severity
-    series: tuple[tuple[str, str], ...]
-    since_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +53,17 @@ def screen(
 def _table(rows: Sequence[OverviewRow], firing: Sequence[FiringAlert]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_footer=True, pad_edge=False, header_style="dim")
     spend = sum(row.spend_per_minute for row in rows)
-    table.add_column("  feature", Text("  all", "dim"), no_wrap=True, min_width=24)
+    table.add_column("  feature", Text("  all", "dim"), no_wrap=True, min_width=17)
     table.add_column(
-        "calls/s", f"{sum(row.calls_per_second for row in rows):,.1f}", justify="right", footer_style="dim"
+        "calls/s",
+        f"{sum(row.calls_per_second for row in rows):,.1f}",
+        justify="right",
+        footer_style="dim",
+        no_wrap=True,
     )
     for name in ("P50", "P95", "P99", "errors"):
-        table.add_column(name, justify="right", min_width=8)
-    table.add_column("spend/min", _money(spend), justify="right", footer_style="dim")
+        table.add_column(name, justify="right", min_width=6, no_wrap=True)
+    table.add_column("spend/min", _money(spend), justify="right", footer_style="dim", no_wrap=True)
     worst: dict[str, Severity] = {}
     for alert in firing:
         feature = dict(alert.series).get("feature")

@@ -51,8 +51,18 @@ class Effects:
     """What a step wants done, in this order: publish and be acknowledged, hand over for delivery, commit."""
 
     publish: Sequence[Outgoing] = ()
+    then: Sequence[Sequence[Outgoing]] = ()
+    """Further publications, each acknowledged before the next begins."""
     deliver: Sequence[Notification] = ()
     commit: Mapping[Source, Committed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the cluster knows of a source that becomes ours: what was committed, and its log's first offset."""
+
+    committed: Committed | None = None
+    log_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +81,12 @@ class Stage(Protocol):
     topics: Sequence[str]
     flush_ms: int
 
-    def assign(self, source: Source, committed: Committed | None) -> int | None:
-        """A source is ours now: the offset to read from, None for the start of its log."""
+    def assign(self, source: Source, start: Start) -> int | None:
+        """A source is ours now: the offset to read from, None for the start of its log.
+
+        Raises:
+            LossError: records that are needed are gone.
+        """
         ...
 
     def revoke(self, source: Source) -> None:
@@ -99,7 +113,7 @@ class Loop:
         stopping: asyncio.Event,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         *,
-        before_assign: Callable[[], Awaitable[None]] | None = None,
+        before_assign: Callable[[Sequence[int]], Awaitable[None]] | None = None,
         deliver: Callable[[Notification], Awaitable[None]] | None = None,
     ) -> None:
         self._stage = stage
@@ -156,7 +170,7 @@ class Loop:
         if not new:
             return
         if self._before_assign is not None:
-            await self._before_assign()
+            await self._before_assign([partition.partition for partition in new])
         described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
         committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
         beginnings = await self._consumer.beginning_offsets(new)
@@ -168,7 +182,7 @@ class Loop:
             source = Source(partition.topic, partition.partition, described[partition.topic][0])
             found = committed.get(partition)
             at = None if found is None or found.offset < 0 else Committed(found.offset, found.metadata or "")
-            starts[partition] = offset = self._stage.assign(source, at)
+            starts[partition] = offset = self._stage.assign(source, Start(at, beginnings[partition]))
             self._consumer.seek(partition, beginnings[partition] if offset is None else offset)
             self._sources[partition] = source
         _log.info("%s reads %s", self._stage.name, describe_starts(starts))
@@ -186,12 +200,13 @@ class Loop:
         self._failed = error
 
     async def _do(self, effects: Effects) -> None:
-        if effects.publish:
-            sent = [
-                await self._producer.send(each.topic, each.value, key=each.key, partition=each.partition)
-                for each in effects.publish
-            ]
-            await asyncio.gather(*sent)
+        for records in (effects.publish, *effects.then):
+            if records:
+                sent = [
+                    await self._producer.send(each.topic, each.value, key=each.key, partition=each.partition)
+                    for each in records
+                ]
+                await asyncio.gather(*sent)
         if self._deliver is not None:
             for notification in effects.deliver:
                 await self._deliver(notification)

@@ -13,7 +13,7 @@ from notifiers.notification import Notification
 from notifiers.routing import Route
 from streams import alert_record, notify
 from streams.alert_record import AlertRecordError
-from streams.loop import Clock, Committed, Effects, Outgoing
+from streams.loop import Clock, Effects, Outgoing, Start
 from streams.notify import NotificationRecord, Notify
 from streams.records import Records, Source
 from streams.settings import Settings
@@ -44,9 +44,9 @@ class NotifyStage:
                 self.unreadable += 1
                 _log.error("a record of %s cannot be read: %s: passed over", self._log_topic, error)
 
-    def assign(self, source: Source, committed: Committed | None) -> int | None:
+    def assign(self, source: Source, start: Start) -> int | None:
         """Read every alert that is kept: the log says what is settled."""
-        del source, committed
+        del source, start
         return None
 
     def revoke(self, source: Source) -> None:
@@ -66,14 +66,14 @@ class NotifyStage:
             to_send, to_log = self._notify.take(transition)
             deliver += to_send
             logged += to_log
-        return Effects([self._logged(each) for each in logged], deliver)
+        return Effects([self._logged(each) for each in logged], deliver=deliver)
 
     def flush(self, clock: Clock) -> Effects:
         """Once everything that is kept has been read, say what is left to say."""
         if not self._notify.is_waiting or not clock.caught_up:
             return Effects()
         deliver, logged = self._notify.caught_up()
-        return Effects([self._logged(each) for each in logged], deliver)
+        return Effects([self._logged(each) for each in logged], deliver=deliver)
 
     def settled(self, notification: Notification, result: Result, at_ms: int) -> Outgoing:
         """The log's record of a delivery that ended."""

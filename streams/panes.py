@@ -295,7 +295,7 @@ class ViewPanes:
         cells.start_ms = grown(cells.start_ms, 0)  # type: ignore[assignment]
         cells.number = grown(cells.number, -1)  # type: ignore[assignment]
         cells.touched = grown(cells.touched, 0)  # type: ignore[assignment]
-        self._eligible = grown(self._eligible, 0)  # type: ignore[assignment]
+        self._eligible = np.asarray(grown(self._eligible, 0), bool)
         for each, array in cells.fields.items():
             cells.fields[each] = np.asarray(grown(array, _initial(each)), np.int64)
 
@@ -318,7 +318,9 @@ class ViewPanes:
             rows, keys = batch.sketch(each.column, each.selection)
         cells, keys = _of_view(at, rows, keys, whole=whole)
         if each.kind is FieldKind.HISTOGRAM:
-            held = np.clip(keys, 0, BUCKETS - 1)  # beyond the layout its ends: a call of two hours is not left out
+            held = np.clip(
+                keys, 0, BUCKETS - 1
+            )  # beyond the layout its ends: a call of two hours is not left out
             self.out_of_range += int(np.count_nonzero(held != keys))
             keys = held
         if len(keys):

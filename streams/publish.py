@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import click
-import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from streams.call import Batch, Needs, Reader
 from streams.call_files import CallFile, CallFileError
-from streams.event import FULL
+from streams.event import FIELDS
 from streams.kafka import new_producer, stop_client
+from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress
 from streams.settings import Settings
+from streams.setup import wall_ms
+from streams.spend import BatchPricer
 from streams.topic_ids import describe_topics
 
 _SHOWN = 20
@@ -25,7 +28,9 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
     Raises:
         CallFileError: the file cannot be read, or the topic is not there.
     """
-    file = CallFile(calls)
+    # A call without a time gets that of its record, which is about now.
+    file = CallFile(calls, default_ms=wall_ms())
+    reader = Reader(Needs(frozenset(FIELDS), frozenset()), BatchPricer(Pricer(PriceBook())))
     producer = new_producer(settings, "tocsin-publish")
     published = invalid = 0
     try:
@@ -38,21 +43,12 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
         if topic not in await describe_topics(producer.client, [topic]):
             raise CallFileError(f"topic {topic} does not exist: create it with `tocsin topics create`")
         for batch in with_progress(file, file.batches()):
-            good: list[tuple[bytes | None, bytes]] = []
-            for number, value in zip(batch.offsets.tolist(), batch.values, strict=True):
-                raw = value or b""
-                try:
-                    call = FULL.decode(raw)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                    invalid += 1
-                    if invalid <= _SHOWN:
-                        click.echo(f"{batch.source.topic}:{number}: not published: {error}", err=True)
-                    continue
-                # Calls of one trace stay in order; a repeated id lands where it was, so that it counts once.
-                key = call.trace or call.id
-                good.append((key.encode() if key else None, raw))
-            await _send(producer, topic, good)
-            published += len(good)
+            read, rejected = reader.read(batch)
+            for each in rejected[: max(0, _SHOWN - invalid)]:
+                click.echo(f"{each.source.topic}:{each.offset}: not published: {each.reason}", err=True)
+            invalid += len(rejected)
+            await _send(producer, topic, read)
+            published += len(read)
     finally:
         await stop_client(producer)
     click.echo(
@@ -62,6 +58,10 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
     return 1 if invalid else 0
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, calls: list[tuple[bytes | None, bytes]]) -> None:
-    sent = [await producer.send(topic, value, key=key) for key, value in calls]
+async def _send(producer: AIOKafkaProducer, topic: str, calls: Batch) -> None:
+    sent = []
+    for call, value in zip(calls.calls, calls.raw, strict=True):
+        # Calls of one trace stay in order; a repeated id lands where it was, so that it counts once.
+        key = call.trace or call.id
+        sent.append(await producer.send(topic, value, key=key.encode() if key else None))
     await asyncio.gather(*sent)

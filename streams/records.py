@@ -46,3 +46,7 @@ class Rejected:
     offset: int
     reason: str
     raw: bytes | None
+
+
+class LossError(Exception):
+    """Records that are needed are gone, or a topic is not the one that was read; the message says how to go on."""

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -27,6 +36,9 @@ PREFIX: Final = "TOCSIN_"
 _NOT_SETTINGS: Final = ("TOCSIN_TEST_", "TOCSIN_UPDATE_")
 """Variables of the test suite."""
 _LARGEST_FILE: Final = 1 << 20
+_SHORTEST_SESSION_MS: Final = 1_000
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def _milliseconds(value: object) -> object:
@@ -52,6 +64,32 @@ def _dimensions(names: list[str]) -> list[str]:
     return names
 
 
+def _addresses(brokers: list[str]) -> list[str]:
+    for broker in brokers:
+        if not _ADDRESS.fullmatch(broker):
+            raise ValueError(f'"{broker}" is no broker: write HOST:PORT, such as localhost:9092')
+    return brokers
+
+
+def _different(topics: list[str]) -> list[str]:
+    for topic in topics:
+        if topics.count(topic) > 1:
+            raise ValueError(f'topic "{topic}" is named twice')
+    return topics
+
+
+def _topic(name: str) -> str:
+    if not _TOPIC.fullmatch(name) or name in {".", ".."}:
+        raise ValueError(f'"{name[:300]}" is no name of a topic: up to 249 letters, digits, dots, _ and -')
+    return name
+
+
+def _session(timeout_ms: int) -> int:
+    if timeout_ms < _SHORTEST_SESSION_MS:
+        raise ValueError("a session timeout must be at least 1s")
+    return timeout_ms
+
+
 def _trace_link(template: str) -> str:
     try:
         compile_trace_link(template)
@@ -62,6 +100,7 @@ def _trace_link(template: str) -> str:
 
 Duration = Annotated[int, BeforeValidator(_milliseconds), Field(ge=0)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_listed), Field(min_length=1)]
+Topic = Annotated[str, AfterValidator(_topic)]
 
 
 class _Part(BaseModel):
@@ -71,17 +110,19 @@ class _Part(BaseModel):
 class KafkaSettings(_Part):
     """The cluster."""
 
-    brokers: Words = Field(default=["localhost:9092"])
+    brokers: Annotated[Words, AfterValidator(_addresses)] = Field(default=["localhost:9092"])
     replication: Annotated[int, Field(ge=1, le=7)] = 1
     """Replicas of the topics that Tocsin creates."""
-    session_timeout: Duration = 10_000
+    session_timeout: Annotated[Duration, AfterValidator(_session)] = 10_000
     """How long a worker may be silent before the others take its partitions."""
 
 
 class CallsSettings(_Part):
     """The calls topics."""
 
-    topics: Words = Field(default=["llm.calls"])
+    topics: Annotated[
+        list[Topic], NoDecode, BeforeValidator(_listed), Field(min_length=1), AfterValidator(_different)
+    ] = Field(default=["llm.calls"])
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 6
     """Partitions of a calls topic that Tocsin creates."""
     lateness: Duration = 10_000
@@ -93,11 +134,12 @@ class CallsSettings(_Part):
 class TopicsSettings(_Part):
     """Names of Tocsin's own topics."""
 
-    rules: str = "llm.rules"
-    panes: str = "llm.panes"
-    alerts: str = "llm.alerts"
-    rejected: str = "llm.calls.rejected"
-    notifications: str = "llm.notifications"
+    rules: Topic = "llm.rules"
+    panes: Topic = "llm.panes"
+    alerts: Topic = "llm.alerts"
+    rejected: Topic = "llm.calls.rejected"
+    notifications: Topic = "llm.notifications"
+    snapshots: Topic = "llm.snapshots"
 
 
 class Config(_Part):
@@ -109,6 +151,8 @@ class Config(_Part):
     group: Annotated[str, Field(min_length=1, max_length=200)] = "tocsin"
     """Prefix of the consumer groups: workers with the same one share the work."""
     flush: Duration = 500
+    snapshot: Duration = 10_000
+    """How often the state of a shard is snapshotted, at most."""
     rules: Words = Field(default=["library:*"])
     runbooks: str | None = None
     """A folder of pages, or a URL template with {name}; the shipped pages stand in for those that are missing."""
@@ -120,6 +164,17 @@ class Config(_Part):
     """Dimensions of the overview; empty switches it off."""
     receivers: dict[str, ReceiverConfig] = Field(default_factory=lambda: {"here": ReceiverConfig(console={})})  # type: ignore[arg-type]
     routes: list[RouteConfig] = Field(default_factory=lambda: [RouteConfig(to=["here"])])
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        """What a stage writes must not be what another one reads as something else."""
+        names = [*self.calls.topics, *self.topics.model_dump().values()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f'topic "{name}" has two uses: give each its own under calls.topics and topics'
+                )
+        return self
 
 
 class Settings(BaseSettings, Config):
@@ -149,57 +204,67 @@ class Settings(BaseSettings, Config):
         return self.base / name
 
 
-def load_settings(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(path: Path | None) -> Settings:
     """Read the file (None: defaults only) and the environment.
 
     Raises:
-        InvalidFilesError: every problem of the file, or of the variables.
+        InvalidFilesError: every problem of the file and of the variables.
     """
-    known = os.environ if environ is None else environ
-    data: dict[str, Any] = {}
-    if path is not None:
-        data = _read(path)
-    problems = _unknown_variables(known)
-    if problems:
+    data, problems = ({}, []) if path is None else _read(path)
+    known = {name.upper() for name in _variables(Config, PREFIX)}
+    unknown = {name.upper() for name in os.environ if _is_unknown(name.upper(), known)}
+    problems += [
+        Problem("environment", 0, 0, f"{name} is no setting{_meant(name, known)}") for name in unknown
+    ]
+    if data is None:
         raise InvalidFilesError(problems)
-    base = Path.cwd() if path is None else path.parent
+    settings: Settings | None = None
     try:
-        return Settings(**data, base=base)
+        settings = Settings(**data, base=Path.cwd() if path is None else path.parent)
     except ValidationError as error:
-        raise InvalidFilesError(
-            Problem(_variable(item["loc"]), 0, 0, item["msg"].removeprefix("Value error, "))
-            for item in error.errors()
-        ) from error
+        found = [
+            (_variable(item["loc"]), item["msg"].removeprefix("Value error, ")) for item in error.errors()
+        ]
+        problems += [_in_environment(name, cause) for name, cause in found if name not in unknown]
     except SettingsError as error:
-        raise InvalidFilesError([Problem("environment", 0, 0, f"{error}: write it as JSON")]) from error
+        named = re.search(r'field "([^"]*)"', str(error))
+        problems.append(_in_environment(_variable((named[1],) if named else ()), "not valid JSON"))
+    if problems or settings is None:
+        raise InvalidFilesError(problems)
+    return settings
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """The data of the file, None where it is not valid, and its problems."""
     try:
-        text = path.read_bytes()[: _LARGEST_FILE + 1].decode()
-    except (OSError, UnicodeDecodeError) as error:
-        cause = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InvalidFilesError([Problem(str(path), 0, 0, f"cannot be read: {cause}")]) from error
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_FILE + 1).decode()
+    except OSError as error:
+        return None, [Problem(str(path), 0, 0, f"cannot be read: {error.strerror}")]
+    except UnicodeDecodeError:
+        return None, [Problem(str(path), 0, 0, "the file is not UTF-8 text: save it as UTF-8")]
     node, problems = read_yaml(str(path), text)
     if node is not None:
         problems += validate(node, Config, str(path))[1]
     if problems:
-        raise InvalidFilesError(problems)
-    if node is None or not isinstance(node.data, dict):
-        return {}
-    return node.data
+        return None, problems
+    return (node.data if node is not None and isinstance(node.data, dict) else {}), []
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> list[Problem]:
-    known = set(_variables(Config, PREFIX))
-    problems = []
-    for name in environ:
-        if not name.startswith(PREFIX) or name.startswith(_NOT_SETTINGS):
-            continue
-        inside = any(name.startswith(f"{each}__") for each in (f"{PREFIX}RECEIVERS", f"{PREFIX}ROUTES"))
-        if name not in known and not inside:
-            problems.append(Problem("environment", 0, 0, f"{name} is no setting{did_you_mean(name, known)}"))
-    return problems
+def _is_unknown(name: str, known: set[str]) -> bool:
+    if not name.startswith(PREFIX) or name.startswith(_NOT_SETTINGS) or name in known:
+        return False
+    return not name.startswith((f"{PREFIX}RECEIVERS__", f"{PREFIX}ROUTES__"))
+
+
+def _meant(name: str, known: set[str]) -> str:
+    # Compared without the prefix, which would make any two names look alike.
+    hint = did_you_mean(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in sorted(known)])
+    return hint.replace('mean "', f'mean "{PREFIX}')
+
+
+def _in_environment(variable: str, cause: str) -> Problem:
+    return Problem("environment", 0, 0, f"{variable}: {cause}")
 
 
 def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
@@ -214,4 +279,4 @@ def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    return f"environment: {PREFIX}" + "__".join(str(part).upper() for part in location)
+    return PREFIX + "__".join(str(part).upper() for part in location)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -16,7 +17,7 @@ from notifiers.receivers import ReceiverError, build_receivers, build_routes
 from notifiers.routing import Route
 from notifiers.runbook import Runbook, RunbookError, runbook_url
 from notifiers.runbook_files import load_runbooks
-from rules.files import RuleFile, read_rule_files
+from rules.files import RuleFile, read_what_can_be
 from rules.loader import parse_rule_files
 from rules.problem import InvalidFilesError, Problem
 from rules.rule import RuleSet
@@ -72,22 +73,10 @@ def read_setup(settings: Settings, environ: Mapping[str, str], console: TextIO) 
     Raises:
         InvalidFilesError: all problems of all files.
     """
-    problems: list[Problem] = []
-    runbooks: Mapping[str, Runbook] | None = None
-    files: Sequence[RuleFile] = ()
-    rules = RuleSet(())
     prices = PriceBook()
     receivers: Mapping[str, Receiver] = {}
     routes: Sequence[Route] = ()
-    try:
-        runbooks = load_runbooks(runbook_folder(settings))
-    except RunbookError as error:
-        problems += [Problem(finding, 0, 0, "") for finding in error.problems]
-    try:
-        files = read_rule_files(settings.rules, settings.base)
-        rules = parse_rule_files(files, None if runbooks is None else runbooks.keys())
-    except InvalidFilesError as error:
-        problems += error.problems
+    files, rules, runbooks, problems = _read_rules(settings.rules, settings.base, runbook_folder(settings))
     try:
         prices = PriceBook() if settings.prices is None else read_price_book(settings.path(settings.prices))
     except InvalidFilesError as error:
@@ -100,7 +89,51 @@ def read_setup(settings: Settings, environ: Mapping[str, str], console: TextIO) 
     if problems:
         raise InvalidFilesError(problems)
     link = None if settings.traces is None else compile_trace_link(settings.traces)
-    return Setup(settings, files, rules, runbooks or {}, prices, receivers, routes, link)
+    return Setup(settings, files, rules, runbooks, prices, receivers, routes, link)
+
+
+def check_rules(paths: Sequence[str], runbooks: Path | None) -> tuple[int, int]:
+    """Read rule files and runbook pages from the present folder; how many files and rules there are.
+
+    Raises:
+        InvalidFilesError: all problems of all files.
+    """
+    files, rules, _, problems = _read_rules(paths, Path.cwd(), runbooks)
+    if problems:
+        raise InvalidFilesError(problems)
+    return len(files), len(rules.rules)
+
+
+def describe(setup: Setup, config: Path | None) -> Iterator[str]:
+    """What a worker starts with, a line each, without secrets: for its log."""
+    settings = setup.settings
+    yield f"tocsin {version('tocsin')}, settings from {config or 'defaults and the environment'}"
+    yield f"broker {', '.join(settings.kafka.brokers)}, calls from {', '.join(settings.calls.topics)}"
+    names = ", ".join(file.name for file in setup.files)
+    yield f"{len(setup.rules.rules):,} rules (rule set {setup.rules.hash}) from {names}"
+    kinds = (f"{name} ({type(receiver).__name__})" for name, receiver in setup.receivers.items())
+    yield f"receivers: {', '.join(kinds)}"
+
+
+def _read_rules(
+    paths: Sequence[str], base: Path, folder: Path | None
+) -> tuple[Sequence[RuleFile], RuleSet, Mapping[str, Runbook], list[Problem]]:
+    problems: list[Problem] = []
+    runbooks: Mapping[str, Runbook] | None = None
+    files: Sequence[RuleFile] = ()
+    rules = RuleSet(())
+    try:
+        runbooks = load_runbooks(folder)
+    except RunbookError as error:
+        for place, _, cause in (finding.partition(": ") for finding in error.problems):
+            problems.append(Problem(place, 0, 0, cause))
+    files, unread = read_what_can_be(paths, base)
+    problems += unread
+    try:
+        rules = parse_rule_files(files, None if runbooks is None else runbooks.keys())
+    except InvalidFilesError as error:
+        problems += error.problems
+    return files, rules, runbooks or {}, problems
 
 
 def runbook_folder(settings: Settings) -> Path | None:
@@ -111,4 +144,4 @@ def runbook_folder(settings: Settings) -> Path | None:
 
 def wall_ms() -> int:
     """The clock: milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    return time.time_ns() // 1_000_000  # noqa: TID251 - the edge's own

@@ -121,9 +121,16 @@ def pane_state(start_ms: int, content: Content, versions: Ints | None = None) ->
         start_ms,
         _narrow(content.rows),
         {each.name: _wide(values) for each, values in content.columns.items()},
-        {each.name: (_differences(keys), _wide_or_narrow(counts)) for each, (keys, counts) in content.sparse.items()},
+        {
+            each.name: (_differences(keys), _wide_or_narrow(counts))
+            for each, (keys, counts) in content.sparse.items()
+        },
         [
-            (row, each.name, [(one.at_ms, one.source, one.offset, one.value, dict(one.call)) for one in shown])
+            (
+                row,
+                each.name,
+                [(one.at_ms, one.source, one.offset, one.value, dict(one.call)) for one in shown],
+            )
             for (row, each), shown in content.exemplars.items()
         ],
         b"" if versions is None else _wide(versions),
@@ -140,7 +147,9 @@ def content_of(state: PaneState) -> Content:
             for name, (keys, counts) in state.sparse.items()
         },
         {
-            (row, _field(name)): tuple(Exemplar(at, source, offset, value, call) for at, source, offset, value, call in shown)
+            (row, _field(name)): tuple(
+                Exemplar(at, source, offset, value, call) for at, source, offset, value, call in shown
+            )
             for row, name, shown in state.exemplars
         },
     )
@@ -154,14 +163,21 @@ def versions_of(state: PaneState) -> Ints:
 def alert_state(series: Series, alert: Alert) -> AlertState:
     """An alert as plain values."""
     return AlertState(
-        series, alert.state, alert.severity, alert.episode_ms, _spell_state(alert.warning), _spell_state(alert.critical)
+        series,
+        alert.state,
+        alert.severity,
+        alert.episode_ms,
+        _spell_state(alert.warning),
+        _spell_state(alert.critical),
     )
 
 
 def alerts_of(states: Sequence[AlertState]) -> Mapping[Series, Alert]:
     """Alerts by series."""
     return {
-        each.series: Alert(each.state, each.severity, each.episode_ms, Spell(*each.warning), Spell(*each.critical))
+        each.series: Alert(
+            each.state, each.severity, each.episode_ms, Spell(*each.warning), Spell(*each.critical)
+        )
         for each in states
     }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import zstandard
+
+from streams import shard_state
+from streams.shard_state import ShardState, StateError
 
 FORMAT: Final = 1
 CHUNK_BYTES: Final = 700_000
@@ -17,6 +21,10 @@ KEPT: Final = 2
 LARGEST_BYTES: Final = 4 << 30
 """A state larger than this, decompressed, is refused: the bytes are not ours."""
 _LEVEL: Final = 3
+
+
+class SnapshotError(ValueError):
+    """A snapshot that is not whole; the message says what is wrong with it."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,12 +49,52 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The newest snapshot that is whole, and what was wrong with newer ones."""
+    """A snapshot that is whole."""
 
     offset: int
-    state: bytes
-    generation: str
-    problems: tuple[str, ...] = ()
+    state: ShardState
+
+
+class Snapshots:
+    """The snapshots of one shard: finding the newest, taking the next, removing the oldest."""
+
+    def __init__(self, shard: int, records: Mapping[bytes, bytes], generation: str | None = None) -> None:
+        self.taken_ms = 0
+        self.problems: list[str] = []
+        self._shard = shard
+        self._records = dict(records)
+        self._keys = set(records)
+        self._offset = -1
+        self._generation = generation or uuid.uuid4().hex
+
+    def newest(self) -> Found | None:
+        """The whole snapshot with the highest offset, or None; `problems` names those that were passed over."""
+        for key in sorted((key for key in self._records if _is_manifest(key)), key=_offset, reverse=True):
+            try:
+                manifest = msgspec.json.decode(self._records[key], type=Manifest)
+                state = shard_state.decode(_packed(self._records, manifest, self._shard))
+            except (msgspec.MsgspecError, zstandard.ZstdError, SnapshotError, StateError) as error:
+                self.problems.append(f"{key.decode(errors='replace')}: {error}")
+                continue
+            self._records.clear()
+            self._offset = manifest.offset
+            return Found(manifest.offset, state)
+        self._records.clear()
+        return None
+
+    def is_due(self, offset: int, wall_ms: int, every_ms: int) -> bool:
+        """Whether there is something new, and the last snapshot is old enough."""
+        return offset > self._offset and wall_ms - self.taken_ms >= every_ms
+
+    def take(self, state: bytes, offset: int, wall_ms: int) -> tuple[list[Entry], list[Entry], list[Entry]]:
+        """What to publish for a snapshot, each list acknowledged before the next: chunks, manifest, removals."""
+        chunks = chunk_entries(state, offset, self._generation)
+        manifest = manifest_entry(chunks, self._shard, offset, self._generation)
+        self._keys |= {each.key for each in (*chunks, manifest)}
+        removed = list(outdated(self._keys))
+        self._keys -= {each.key for each in removed}
+        self._offset, self.taken_ms = offset, wall_ms
+        return chunks, [manifest], removed
 
 
 def chunk_entries(state: bytes, offset: int, generation: str) -> list[Entry]:
@@ -73,7 +121,7 @@ def manifest_entry(chunks: Sequence[Entry], shard: int, offset: int, generation:
 def outdated(keys: Iterable[bytes], keep: int = KEPT) -> Iterator[Entry]:
     """Removals of everything but the newest `keep` snapshots that have a manifest, and of chunks older than those."""
     known = sorted(keys)
-    manifests = sorted((_offset(key), key) for key in known if key.startswith(b"manifest/"))
+    manifests = sorted((_offset(key), key) for key in known if _is_manifest(key))
     if len(manifests) <= keep:
         return
     oldest = manifests[-keep][0]
@@ -82,40 +130,25 @@ def outdated(keys: Iterable[bytes], keep: int = KEPT) -> Iterator[Entry]:
             yield Entry(key, None)
 
 
-def newest(records: Mapping[bytes, bytes], shard: int) -> Found | None:
-    """The whole snapshot with the highest offset among the topic's live records, or None.
-
-    A manifest without its chunks, or with chunks that do not add up, is passed over and named.
-    """
-    problems: list[str] = []
-    for key in sorted((key for key in records if key.startswith(b"manifest/")), key=_offset, reverse=True):
-        try:
-            manifest = msgspec.json.decode(records[key], type=Manifest)
-        except msgspec.MsgspecError as error:
-            problems.append(f"manifest {key.decode(errors='replace')} cannot be read: {error}")
-            continue
-        cause, state = _state(records, manifest, shard)
-        if state is not None:
-            return Found(manifest.offset, state, manifest.generation, tuple(problems))
-        problems.append(f"snapshot at offset {manifest.offset} ({manifest.generation}): {cause}")
-    return Found(-1, b"", "", tuple(problems)) if problems else None
-
-
-def _state(records: Mapping[bytes, bytes], manifest: Manifest, shard: int) -> tuple[str, bytes | None]:
+def _packed(records: Mapping[bytes, bytes], manifest: Manifest, shard: int) -> bytes:
+    """The state of a manifest whose chunks are all there and add up. Raises SnapshotError, zstandard.ZstdError."""
     if manifest.format != FORMAT:
-        return f"format {manifest.format} is not known here, only {FORMAT}", None
+        raise SnapshotError(f"format {manifest.format} is not known here, only {FORMAT}")
     if manifest.shard != shard:
-        return f"it is of shard {manifest.shard}", None
-    pieces = [records.get(_chunk_key(manifest.offset, manifest.generation, i)) for i in range(manifest.chunks)]
+        raise SnapshotError(f"it is of shard {manifest.shard}")
+    pieces = [
+        records.get(_chunk_key(manifest.offset, manifest.generation, i)) for i in range(manifest.chunks)
+    ]
     if missing := sum(piece is None for piece in pieces):
-        return f"{missing} of {manifest.chunks} chunks are missing", None
+        raise SnapshotError(f"{missing} of {manifest.chunks} chunks are missing")
     packed = b"".join(piece for piece in pieces if piece is not None)
     if len(packed) != manifest.size or hashlib.sha256(packed).hexdigest() != manifest.sha256:
-        return "its checksum does not match", None
-    try:
-        return "", zstandard.ZstdDecompressor().decompress(packed, max_output_size=LARGEST_BYTES)
-    except zstandard.ZstdError as error:
-        return f"it cannot be decompressed: {error}", None
+        raise SnapshotError("its checksum does not match")
+    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=LARGEST_BYTES)
+
+
+def _is_manifest(key: bytes) -> bool:
+    return key.startswith(b"manifest/")
 
 
 def _chunk_key(offset: int, generation: str, number: int) -> bytes:

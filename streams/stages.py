@@ -5,24 +5,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
+from rules.rule import PANE_MS
 from rules.transition import Transition
 from streams import alert_record, chunk
 from streams.call import Pricing
 from streams.chunk import ChunkError
 from streams.evaluate import Evaluate
 from streams.ingest import Idle, Ingest, IngestConfig, Position
-from streams.loop import Clock, Committed, Effects, Outgoing
-from streams.records import Records, Rejected, Source
+from streams.loop import Clock, Committed, Effects, Outgoing, Start
+from streams.records import LossError, Records, Rejected, Source
 from streams.rule_log import RuleLog
 from streams.settings import Settings
+from streams.shard_state import encode as encode_state
+from streams.snapshot import Snapshots
 from streams.times import UNKNOWN
 
 _log: Final = logging.getLogger(__name__)
+_HOW_TO_GO_ON: Final = (
+    "start once with --accept-loss to go on from what is there; alerts then miss those calls"
+)
 
 
 class IngestStage:
@@ -31,7 +38,13 @@ class IngestStage:
     name = "ingest"
 
     def __init__(
-        self, settings: Settings, config: IngestConfig, log: RuleLog, price: Callable[[], Pricing]
+        self,
+        settings: Settings,
+        config: IngestConfig,
+        log: RuleLog,
+        price: Callable[[], Pricing],
+        *,
+        accept_loss: bool = False,
     ) -> None:
         self.topics: Sequence[str] = settings.calls.topics
         self.flush_ms = settings.flush
@@ -39,13 +52,38 @@ class IngestStage:
         self._panes = settings.topics.panes
         self._rejected = settings.topics.rejected
         self._keep = settings.calls.keep_rejected
+        self._lateness_ms = settings.calls.lateness
+        self._accept_loss = accept_loss
 
-    def assign(self, source: Source, committed: Committed | None) -> int | None:
-        """Rebuild from the committed position, or start at the log's start."""
-        position = None if committed is None else read_position(committed)
-        offset = self.ingest.assign(source, position)
-        # A broker that keeps no metadata (the embedded one) still has the offset to count again from.
-        return committed.offset if offset is None and committed is not None else offset
+    def assign(self, source: Source, start: Start) -> int | None:
+        """Rebuild from the committed position, or start at the log's start.
+
+        Raises:
+            LossError: the log no longer has what was not yet counted, or the topic is another one.
+        """
+        committed = start.committed
+        known = None if committed is None else read_position(committed)
+        if known is None:
+            self.ingest.assign(source, None)
+            # A broker that keeps no metadata (the embedded one) still has the offset to count again from.
+            return None if committed is None else max(committed.offset, start.log_start)
+        position, topic_id = known
+        if topic_id not in ("", source.topic_id):
+            if not self._accept_loss:
+                raise LossError(
+                    f"{source}: the topic was deleted and created again since the last run (its id was "
+                    f"{topic_id} and is {source.topic_id}): {_HOW_TO_GO_ON}"
+                )
+            return self.ingest.assign(source, None)
+        if start.log_start > position.next and not self._accept_loss:
+            raise LossError(
+                f"{source}: the calls at offsets {position.next} to {start.log_start - 1} were deleted before they were "
+                f"counted (the log now starts at {start.log_start}): {_HOW_TO_GO_ON}"
+            )
+        if start.log_start > position.first:
+            _log.warning("%s: the log starts at %d: open panes stay as published", source, start.log_start)
+            position = as_published(position, max(start.log_start, position.next), self._lateness_ms)
+        return self.ingest.assign(source, position)
 
     def revoke(self, source: Source) -> None:
         """Forget a source."""
@@ -66,7 +104,7 @@ class IngestStage:
                 Outgoing(self._panes, chunk.encode(each), chunk.key(each), each.shard)
                 for each in flush.chunks
             ]
-            commit[source] = Committed(flush.position.first, write_position(flush.position))
+            commit[source] = Committed(flush.position.first, write_position(flush.position, source.topic_id))
         return Effects(publish, commit=commit)
 
     def _rejection(self, rejected: Rejected) -> Outgoing:
@@ -86,7 +124,7 @@ class IngestStage:
 
 
 class EvaluateStage:
-    """Panes in, alert transitions out; one state per shard, rebuilt from the panes topic."""
+    """Panes in, alert transitions out; the state of each shard is snapshotted now and then."""
 
     name = "evaluate"
 
@@ -97,20 +135,49 @@ class EvaluateStage:
         self.unreadable = 0
         self.transitions = 0
         self._log = log
-        self._alerts = settings.topics.alerts
+        self._settings = settings
+        self._sources: dict[int, Source] = {}
+        self._next: dict[int, int] = {}
+        self._snapshots: dict[int, Snapshots] = {}
 
-    def assign(self, source: Source, committed: Committed | None) -> int | None:
-        """Rebuild the shard from the panes that are kept; transitions come out under the same ids as before."""
-        del committed
-        self.shards[source.partition] = Evaluate(source.partition, self._log)
-        return None
+    def read_snapshots(self, shard: int, records: Mapping[bytes, bytes]) -> None:
+        """The live records of a shard's snapshots, before the shard is assigned."""
+        self._snapshots[shard] = Snapshots(shard, records)
+
+    def assign(self, source: Source, start: Start) -> int | None:
+        """Go on from the newest whole snapshot, or rebuild the shard from the panes that are kept.
+
+        Either way transitions come out under the same ids as before.
+        """
+        shard = source.partition
+        self._sources[shard] = source
+        snapshots = self._snapshots.setdefault(shard, Snapshots(shard, {}))
+        found = snapshots.newest()
+        for problem in snapshots.problems:
+            _log.error("%s: a snapshot is not used: %s", source, problem)
+        if found is None or found.offset < start.log_start:
+            if found is not None:
+                _log.error(
+                    "%s: the panes between the snapshot at offset %d and the log's start at %d are gone: the shard "
+                    "starts anew from there",
+                    source,
+                    found.offset,
+                    start.log_start,
+                )
+            self.shards[shard] = Evaluate(shard, self._log)
+            return None
+        self.shards[shard] = Evaluate.restored(found.state, self._log)
+        self._next[shard] = found.offset
+        return found.offset
 
     def revoke(self, source: Source) -> None:
         """Forget a shard."""
-        self.shards.pop(source.partition, None)
+        for known in (self.shards, self._sources, self._next, self._snapshots):
+            known.pop(source.partition, None)
 
     def take(self, records: Records) -> Effects:
         """Take chunks in; publish the transitions of the ticks that became due."""
+        shard = records.source.partition
         publish = []
         for offset, value in zip(records.offsets.tolist(), records.values, strict=True):
             try:
@@ -119,42 +186,98 @@ class EvaluateStage:
                 self.unreadable += 1
                 _log.error("%s, offset %d: %s: passed over", records.source, offset, error)
                 continue
-            publish += [self._outgoing(each) for each in self.shards[records.source.partition].take(taken)]
+            publish += [self._outgoing(each) for each in self.shards[shard].take(taken)]
+        self._next[shard] = int(records.offsets[-1]) + 1
         self.transitions += len(publish)
         return Effects(publish)
 
     def flush(self, clock: Clock) -> Effects:
-        """Nothing waits for a clock here: time comes with the panes."""
-        del clock
-        return Effects()
+        """Snapshot the shard whose last snapshot is oldest, if it is due.
+
+        Transitions of what it covers were acknowledged when they were taken. Chunks go before the manifest, so that a
+        snapshot that can be found is whole.
+        """
+        due = [
+            (self._snapshots[shard].taken_ms, shard)
+            for shard, offset in self._next.items()
+            if self._snapshots[shard].is_due(offset, clock.wall_ms, self._settings.snapshot)
+        ]
+        if not due:
+            return Effects()
+        shard = min(due)[1]
+        offset = self._next[shard]
+        phases = self._snapshots[shard].take(encode_state(self.shards[shard].state()), offset, clock.wall_ms)
+        then = [
+            [Outgoing(self._settings.topics.snapshots, each.value, each.key, shard) for each in phase]
+            for phase in phases
+        ]
+        return Effects(then=then, commit={self._sources[shard]: Committed(offset)})
 
     def _outgoing(self, transition: Transition) -> Outgoing:
-        return Outgoing(self._alerts, alert_record.encode(transition), transition.id.encode(), 0)
+        return Outgoing(
+            self._settings.topics.alerts, alert_record.encode(transition), transition.id.encode(), 0
+        )
 
 
 class _PositionText(msgspec.Struct, omit_defaults=True):
     next: int
+    topic: str = ""
     high: int = UNKNOWN
     broker: int = 0
     ahead: list[int] = []
     watermark: int = UNKNOWN
+    first_high: int = UNKNOWN
+    first_broker: int = 0
+    first_ahead: list[int] = []
 
 
-def write_position(position: Position) -> str:
+def write_position(position: Position, topic_id: str) -> str:
     """A position as the text beside a committed offset; the offset itself is `first`."""
     text = _PositionText(
-        position.next,
-        position.high_ms,
-        position.high_broker_ms,
-        list(position.ahead_ms),
-        position.watermark_ms,
+        next=position.next,
+        topic=topic_id,
+        high=position.high_ms,
+        broker=position.high_broker_ms,
+        ahead=list(position.ahead_ms),
+        watermark=position.watermark_ms,
+        first_high=position.first_high_ms,
+        first_broker=position.first_high_broker_ms,
+        first_ahead=list(position.first_ahead_ms),
     )
     return msgspec.json.encode(text).decode()
 
 
-def read_position(committed: Committed) -> Position | None:
-    """The position of a commit; None where the text is missing."""
-    if not committed.metadata:
+def read_position(committed: Committed) -> tuple[Position, str] | None:
+    """The position of a commit and the id of its topic; None where the text is missing or is not ours."""
+    try:
+        text = msgspec.json.decode(committed.metadata, type=_PositionText)
+    except msgspec.MsgspecError:
         return None
-    text = msgspec.json.decode(committed.metadata, type=_PositionText)
-    return Position(committed.offset, text.next, text.high, text.broker, tuple(text.ahead), text.watermark)
+    position = Position(
+        committed.offset,
+        text.next,
+        text.high,
+        text.broker,
+        tuple(text.ahead),
+        text.watermark,
+        first_high_ms=text.first_high,
+        first_high_broker_ms=text.first_broker,
+        first_ahead_ms=tuple(text.first_ahead),
+    )
+    return position, text.topic
+
+
+def as_published(position: Position, offset: int, lateness_ms: int) -> Position:
+    """The position at `offset` with every open pane sealed: retention has removed what they were counted from."""
+    if position.high_ms == UNKNOWN:
+        return replace(position, first=offset, next=offset)
+    high = position.high_ms - position.high_ms % PANE_MS + PANE_MS + lateness_ms
+    return replace(
+        position,
+        first=offset,
+        next=offset,
+        high_ms=high,
+        first_high_ms=high,
+        first_high_broker_ms=position.high_broker_ms,
+        first_ahead_ms=position.ahead_ms,
+    )

@@ -56,6 +56,7 @@ def planned_topics(settings: Settings) -> tuple[TopicPlan, ...]:
         TopicPlan(
             names.panes, SHARDS, (("retention.ms", str(3 * _DAY_MS)),), "panes, one partition per shard"
         ),
+        TopicPlan(names.snapshots, SHARDS, compacted, "state of each shard, to go on from after a restart"),
         TopicPlan(names.alerts, 1, kept, "transitions of alerts"),
         TopicPlan(names.notifications, 1, kept, "what was sent, to whom, and why or why not"),
     )

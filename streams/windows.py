@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rules.labels import Series
-from rules.rule import tier_ms
+from rules.rule import PANE_MS, tier_ms
 from rules.transition import Exemplar
 from rules.view import Field, FieldKind, View
 from streams import distinct, histogram
@@ -19,6 +19,7 @@ from streams.times import UNKNOWN
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 EXEMPLARS_KEPT = 5
 """Exemplars kept for a series and field when panes are rolled up."""
@@ -55,6 +56,10 @@ class Rows:
                 self.series.append(each)
             rows.append(row)
         return np.array(rows, np.int64)
+
+    def find(self, series: Series) -> int | None:
+        """The row of a series, None where it is not known."""
+        return self._row.get(series)
 
     def keep_only(self, rows: Ints) -> None:
         """Forget all rows but these (ascending), which get new numbers in the same order."""
@@ -99,7 +104,10 @@ def contents(view: View, rows: Rows, block: Block) -> dict[int, Content]:
 
 
 def merge(parts: Sequence[Content]) -> Content:
-    """All parts together: counts, sums and histograms add, peaks and distinct counts take the larger."""
+    """All parts together: counts, sums and histograms add, peaks and distinct counts take the larger.
+
+    All parts have the fields of one view; there is one at least.
+    """
     if len(parts) == 1:
         return parts[0]
     rows, inverse = np.unique(np.concatenate([part.rows for part in parts]), return_inverse=True)
@@ -163,12 +171,16 @@ def difference(new: Content, old: Content) -> Content:
 
 
 def best_exemplars(exemplars: Iterable[Exemplar], limit: int) -> tuple[Exemplar, ...]:
-    """The largest values first, the earlier call among equals; each call once."""
-    distinct_calls = {(each.source, each.offset): each for each in exemplars}
-    ordered = sorted(
-        distinct_calls.values(), key=lambda each: (-each.value, each.at_ms, each.source, each.offset)
-    )
-    return tuple(ordered[:limit])
+    """The largest values first, the earlier call among equals; of each pane of a source its largest only.
+
+    A pane's newest version has one exemplar. Those of versions before it do not stand beside it, or what is shown would
+    depend on how calls were cut into flushes.
+    """
+    ordered = sorted(exemplars, key=lambda each: (-each.value, each.at_ms, each.source, each.offset))
+    largest: dict[tuple[str, int], Exemplar] = {}
+    for each in ordered:
+        largest.setdefault((each.source, each.at_ms // PANE_MS), each)
+    return tuple(largest.values())[:limit]
 
 
 class TierPane:
@@ -209,6 +221,7 @@ class Window:
             f: np.zeros(0, np.int64) for f in fields if f.kind in (FieldKind.COUNT, FieldKind.SUM)
         }
         self._counted = {f: (_NONE, _NONE) for f in fields if f.kind is FieldKind.HISTOGRAM}
+        self._before = np.zeros(0, bool)
         self.held = 0
 
     def advance(self, end_ms: int) -> None:
@@ -217,6 +230,7 @@ class Window:
         added_from, gone_to = start_ms, start_ms
         if self.end_ms is not None and start_ms < self.end_ms:
             added_from = self.end_ms
+            self._before = self._holds()
             gone = [panes[at] for at in self._starts(self.end_ms - self.span_ms, gone_to) if at in panes]
         else:
             self.clear()
@@ -232,6 +246,9 @@ class Window:
 
     def renumber(self, kept: Ints, new_of: Ints) -> None:
         """Keep only the given rows, under new numbers."""
+        before = np.zeros(len(new_of), bool)
+        before[: len(self._before)] = self._before
+        self._before = before[kept]
         for each in self._columns:
             self._columns[each] = self._sized(each)[kept]
         self._counted = {
@@ -254,6 +271,15 @@ class Window:
     def series(self) -> list[Series]:
         """The series of each row."""
         return self.store.rows.series
+
+    def live(self) -> Bools:
+        """bool[rows]: series with something in the window, or in that of the tick before: the others take no part.
+
+        Which series are known otherwise depends on how far ahead of the tick the panes at hand are.
+        """
+        live = self._holds()
+        live[: len(self._before)] |= self._before
+        return live
 
     def total(self, wanted: Field) -> Ints:
         """int64[rows]: a count, sum or peak over the window; a peak of nothing is 0."""
@@ -298,6 +324,12 @@ class Window:
         if len(possible) > len(panes):
             return [at for at in sorted(panes) if from_ms <= at < to_ms]
         return possible
+
+    def _holds(self) -> Bools:
+        holds = np.full(len(self.series), not self._columns)  # the engine's lag has neither counts nor sums
+        for each in self._columns:
+            holds |= self.total(each) != 0
+        return holds
 
     def _sized(self, wanted: Field) -> Ints:
         column = self._columns[wanted]
@@ -374,17 +406,32 @@ class ViewWindows:
         return new_of
 
     def prune(self) -> None:
-        """Drop panes that lie before every window of their tier."""
+        """Drop panes that lie before every window of their tier; a window that has not begun keeps none for itself."""
         for width, panes in self.tiers.items():
-            ends = [
-                window.end_ms - window.span_ms for window in self._of_tier(width) if window.end_ms is not None
+            starts = [
+                window.end_ms - window.span_ms
+                for window in self.windows.values()
+                if window.tier_ms == width and window.end_ms is not None
             ]
-            if len(ends) == len(self._of_tier(width)) and ends:
-                for at in [at for at in panes if at + width <= min(ends)]:
-                    del panes[at]
+            for at in [at for at in panes if starts and at + width <= min(starts)]:
+                del panes[at]
 
-    def _of_tier(self, width: int) -> list[Window]:
-        return [window for window in self.windows.values() if window.tier_ms == width]
+    def seed(self, width_ms: int, start_ms: int, part: Content) -> None:
+        """Add to one tier only, which no window uses yet."""
+        self.tiers[width_ms].setdefault(start_ms - start_ms % width_ms, TierPane()).add(part)
+
+    def begin(self, spans: Collection[int], used_before: Collection[int], from_ms: int) -> None:
+        """Keep the windows of these spans only; a tier that was not used before an event time begins with it.
+
+        `used_before`: widths of the tiers that were. What the others hold depends on when they were asked for.
+        """
+        self.windows = {span: window for span, window in self.windows.items() if span in spans}
+        needed = {window.tier_ms for window in self.windows.values()}
+        self.tiers = {width: panes for width, panes in self.tiers.items() if width in needed}
+        for width in needed.difference(used_before):
+            panes = self.tiers[width]
+            for at in [at for at in panes if at < from_ms]:
+                del panes[at]
 
 
 _NONE: Ints = np.zeros(0, np.int64)
@@ -401,6 +448,6 @@ def _rekeyed(keys: Ints, each: Field, new_of: Ints) -> Ints:
 def _merge_sparse(each: Field, parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
     keys = np.concatenate([part[0] for part in parts])
     if each.kind is FieldKind.DISTINCT:
-        found = np.unique(keys)
+        found = distinct.highest_ranks(keys)
         return found, np.ones(len(found), np.int64)
     return merge_counts(keys, np.concatenate([part[1] for part in parts]))

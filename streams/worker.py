@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import faust
@@ -15,7 +16,7 @@ from mode import Service
 
 from notifiers.delivery import Outbox, Result
 from notifiers.notification import Notification
-from streams.kafka import new_consumer, new_producer, read_to_end, start_client, stop_client
+from streams.kafka import new_consumer, new_producer, read_live, read_to_end, start_client, stop_client
 from streams.loop import Loop, Outgoing, Stage
 from streams.notify_stage import NotifyStage
 from streams.rule_log import RuleLog
@@ -26,7 +27,12 @@ from streams.topics import create_topics
 
 _log: Final = logging.getLogger(__name__)
 
-STOP_SECONDS: Final = 5.0
+FLUSH_SECONDS: Final = 3.0
+"""How long the last flush of a stage may take."""
+DELIVERY_SECONDS: Final = 1.5
+"""How long a stopping notifier waits for answers: a message whose answer nobody heard is sent again."""
+STOP_SECONDS: Final = 4.5
+"""How long everything may take between a signal and the end."""
 
 
 class _Boot(BootStrategy):
@@ -79,6 +85,10 @@ class StageService(Service):
         """Run the loop until told to stop."""
         await Loop(stage, consumer, producer, self._stopping).run()
 
+    def ask_to_stop(self) -> None:
+        """Have the loop end after a last flush, without waiting for it."""
+        self._stopping.set()
+
     @Service.task
     async def _run(self) -> None:
         settings = self._setup.settings
@@ -99,16 +109,15 @@ class StageService(Service):
 
     async def on_stop(self) -> None:
         """Flush, then give the clients up. Called by Faust once the worker stops."""
-        self._stopping.set()
+        self.ask_to_stop()
         if self._ready.is_set() and not self.crashed:
             try:
-                async with asyncio.timeout(STOP_SECONDS):
+                async with asyncio.timeout(FLUSH_SECONDS):
                     await self._ended.wait()
             except TimeoutError:
-                _log.warning("%s did not finish its last flush within %g s", self._name, STOP_SECONDS)
-        for client in (self._consumer, self._producer):
-            if client is not None:
-                await stop_client(client)
+                _log.warning("%s did not finish its last flush within %g s", self._name, FLUSH_SECONDS)
+        clients = [client for client in (self._consumer, self._producer) if client is not None]
+        await asyncio.gather(*map(stop_client, clients))
 
 
 class IngestService(StageService):
@@ -132,7 +141,25 @@ class EvaluateService(StageService):
 
     def stage(self) -> Stage:
         """Evaluate with the agreed rules."""
-        return EvaluateStage(self._setup.settings, self._rule_log())
+        self._stage = EvaluateStage(self._setup.settings, self._rule_log())
+        return self._stage
+
+    async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        """Run the loop; the snapshots of a shard are read before it is taken over."""
+        await Loop(stage, consumer, producer, self._stopping, before_assign=self._read_snapshots).run()
+
+    async def _read_snapshots(self, shards: Sequence[int]) -> None:
+        settings = self._setup.settings
+        reader = await start_client(
+            lambda: new_consumer(settings, None, "tocsin-snapshots"), settings, self._stopping
+        )
+        if reader is None:
+            return
+        try:
+            for shard in shards:
+                self._stage.read_snapshots(shard, await read_live(reader, settings.topics.snapshots, shard))
+        finally:
+            await stop_client(reader)
 
 
 class NotifyService(StageService):
@@ -165,6 +192,9 @@ class NotifyService(StageService):
             for task in (delivering, looping):
                 if task.done():
                     task.result()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DELIVERY_SECONDS):
+                    await outbox.join()
         finally:
             for task in (delivering, looping):
                 task.cancel()
@@ -173,7 +203,7 @@ class NotifyService(StageService):
                 if close is not None:
                     await close()
 
-    async def _read_log(self) -> None:
+    async def _read_log(self, _: Sequence[int]) -> None:
         """Read the notification log to its end."""
         settings = self._setup.settings
         reader = await start_client(
@@ -241,12 +271,12 @@ async def run_worker(setup: Setup) -> None:
     )
     ready = asyncio.Event()
     rules = RulesService(setup, ready)
-    for service in (
-        rules,
+    stages = (
         IngestService(setup, ready, rules.agreed),
         EvaluateService(setup, ready, rules.agreed),
         NotifyService(setup, ready),
-    ):
+    )
+    for service in (rules, *stages):
         app.service(service)  # type: ignore[arg-type]  # an instance works as well as a class
     worker = _Worker(
         app, loop=running, daemon=False, quiet=True, override_logging=False, redirect_stdouts=False
@@ -259,11 +289,20 @@ async def run_worker(setup: Setup) -> None:
             starting.result()
             await worker.wait_for_stopped(stopped)
     finally:
+        if stop.is_set():
+            _log.info("stopping")
         for future in (starting, stopped):
             future.cancel()
-        await asyncio.wait_for(worker.stop(), 2 * STOP_SECONDS)
+        for stage in stages:
+            # All at once: Faust stops one service after the other.
+            stage.ask_to_stop()
+        try:
+            await asyncio.wait_for(worker.stop(), STOP_SECONDS)
+        except TimeoutError:
+            _log.warning("not everything stopped within %g s", STOP_SECONDS)
     if worker.crash_reason is not None:
         raise worker.crash_reason
+    _log.info("stopped")
 
 
 async def _publish(producer: AIOKafkaProducer, record: Outgoing) -> None:

@@ -25,7 +25,7 @@ from rules.quantities import (
     format_quantity,
     format_window,
 )
-from rules.rule import Severity
+from rules.rule import Direction, Severity
 from rules.transition import Exemplar, Transition
 
 MAX_HEADER: Final = 150
@@ -74,6 +74,8 @@ class _Detail:
 
 
 # Most messages fit the first; each next one is tried only when the blocks would be too long for Slack.
+_WITHOUT_A_VALUE: Final = ("rule changed", "rule removed")
+
 _DETAILS: Final = (
     _Detail(exemplars=5, pairs=10, value=120, step=240, url=3_000),
     _Detail(exemplars=5, pairs=8, value=60, step=240, url=3_000),
@@ -175,15 +177,19 @@ class _Parts:
         now = self.transition
         resolved = self.reason is Reason.RESOLVED
         value, threshold = (plain(_quantity(number, now.unit), 60) for number in (now.value, now.threshold))
-        relation = plain(now.direction, 20)
+        relation = f"{'' if _breaches(now) else 'no longer '}{plain(now.direction, 20)} {threshold}"
+        measured = f"*{value}*, {relation}"
+        if resolved and now.reason in _WITHOUT_A_VALUE:
+            measured = f"{plain(now.reason, 40)}: not measured any more"
         window = plain(_span(now.window_end_ms - now.window_start_ms), 40)
-        duration = plain(_lasted(now.at_ms - (now.episode_ms if resolved else now.since_ms)), 40)
+        lasts = now.at_ms - (now.episode_ms if resolved else now.since_ms)
+        duration = plain(_lasted(lasts), 40)
         since = _moment(now.episode_ms if resolved else now.since_ms, now.at_ms)
         return (
-            f"*{plain(now.measure, 60)}*\n*{value}*, {'was ' if resolved else ''}{relation} {threshold}",
+            f"*{plain(now.measure, 60)}*\n{measured}",
             f"*Calls in the window*\n{_bounded(f'{now.calls:,}')} in {window}",
             f"*{'Lasted' if resolved else 'Since'}*\n"
-            + (f"{duration}, from {since}" if resolved else f"{since}, for {duration}"),
+            + (f"{duration}, from {since}" if resolved else since + (f", for {duration}" if lasts else "")),
             f"*Window*\n{_moment(now.window_start_ms, now.at_ms, zone='')} to {_moment(now.window_end_ms, now.at_ms)}",
         )
 
@@ -258,6 +264,11 @@ class _Parts:
         rule = code(f"{self.transition.group}/{self.transition.alert}", 100)
         at = _day(self.transition.at_ms)
         return f"rule {rule} · {at} · notification {code(self.notification_id[:12], 20)}"
+
+
+def _breaches(transition: Transition) -> bool:
+    above = transition.value > transition.threshold
+    return above if transition.direction == Direction.ABOVE else transition.value < transition.threshold
 
 
 def _payload(blocks: Sequence[Block]) -> int:

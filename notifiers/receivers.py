@@ -181,6 +181,6 @@ def _slack(
 
 
 def _console(name: str, environ: Mapping[str, str], stream: TextIO) -> Console:
-    colour = stream.isatty() and not environ.get("NO_COLOR")
+    colour = bool(stream.isatty() or environ.get("FORCE_COLOR")) and not environ.get("NO_COLOR")
     width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
     return Console(name, stream, width=width, colour=colour)

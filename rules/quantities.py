@@ -124,7 +124,8 @@ def format_quantity(value: float, unit: Unit) -> str:
         case Kind.SCORE:
             return _short(value)
         case _:
-            return f"{_scaled(value)} {unit.name}"
+            name = unit.name.removesuffix("s") if value == 1 and unit.kind is Kind.COUNT else unit.name
+            return f"{_scaled(value)} {name}"
 
 
 def format_duration(milliseconds: float) -> str:

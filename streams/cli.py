@@ -40,20 +40,21 @@ def worker(config: Path | None, log_level: str) -> None:
     import logging
 
     from streams.logs import configure_logging
+    from streams.records import LossError
     from streams.setup import describe, read_setup
+    from streams.topics import TopicError
 
-    configure_logging(log_level)
+    configure_logging(log_level, told=(TopicError, LossError))
     settings = _settings(config)
     setup = _checked(lambda: read_setup(settings, os.environ, sys.stdout))
     for line in describe(setup, config):
         logging.getLogger("streams.worker").info("%s", line)
 
-    from streams.topics import TopicError
     from streams.worker import run_worker
 
     try:
         _run(run_worker(setup))
-    except TopicError as error:
+    except (TopicError, LossError) as error:
         _fail(str(error))
     except Exception as error:  # noqa: BLE001 - it has been logged with its traceback; the exit code is for the supervisor
         _fail(f"the worker ended: {type(error).__name__}: {error}")

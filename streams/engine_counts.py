@@ -38,6 +38,11 @@ class EngineCounts:
             else:
                 self._book(name, int(start), int(number))
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for the first call."""
+        return bool(self._waiting)
+
     def release(self, start_ms: int) -> None:
         """Book what has waited for the first call, in that call's pane."""
         waiting, self._waiting = self._waiting, {}

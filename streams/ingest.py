@@ -85,6 +85,10 @@ class Counts:
     duplicates: int = 0
 
 
+_Begins = tuple[int, Frontier]
+"""An offset, and the frontier before it."""
+
+
 @dataclass(slots=True)
 class _SourceState:
     """The running state of one source.
@@ -103,7 +107,7 @@ class _SourceState:
     before: Frontier | None = None
     panes: dict[str, ViewPanes] = field(default_factory=dict)
     ids: dict[int, set[str]] = field(default_factory=dict)
-    first: dict[int, tuple[int, Frontier]] = field(default_factory=dict)
+    first: dict[int, _Begins] = field(default_factory=dict)
     late: dict[int, list[Late]] = field(default_factory=dict)
     last_broker_ms: int = 0
     last_call_ms: int | None = None
@@ -164,7 +168,7 @@ class Ingest:
                 return []
         state.before = None
         begins = int(records.offsets[0]), state.frontier.copy()
-        batch, rejected, late, future = self._judge(state, records, state.frontier)
+        batch, rejected, late, future = self._judge(state, records, state.frontier, begins)
         if len(batch):
             state.last_call_ms = int(batch.at_ms[-1])
         self.counts.rejected += len(rejected)
@@ -181,8 +185,9 @@ class Ingest:
         return rejected
 
     def last_call_ms(self, source: Source) -> int | None:
-        """Time of the last call taken, in the order of the log."""
-        return self._sources[source].last_call_ms
+        """Time of the last call, by event time; of the last one taken, where that is ahead and not yet corroborated."""
+        state = self._sources[source]
+        return None if state.last_call_ms is None else max(state.last_call_ms, state.frontier.high_ms)
 
     def flush(self, source: Source, idle: Idle) -> Flush:
         """Everything touched since the last flush, whole; then drop what is sealed."""
@@ -229,7 +234,7 @@ class Ingest:
         if state.before is None:
             state.before = Frontier()
         begins = int(records.offsets[0]), state.before.copy()
-        batch, _, _, _ = self._judge(state, records, state.before)
+        batch, _, _, _ = self._judge(state, records, state.before, begins)
         sealed = state.frontier.sealed_ms(self.config.lateness)
         state.engine.seal(sealed)
         starts = pane_start(batch.at_ms, self.config.pane_ms)
@@ -240,7 +245,7 @@ class Ingest:
         state.last_broker_ms = int(records.times_ms[-1])
 
     def _judge(
-        self, state: _SourceState, records: Records, frontier: Frontier
+        self, state: _SourceState, records: Records, frontier: Frontier, begins: _Begins
     ) -> tuple[Batch, list[Rejected], Bools, Bools]:
         """The calls of some records with their times clamped, what is no call, and which calls are late or clamped.
 
@@ -253,9 +258,11 @@ class Ingest:
         late = pane_start(batch.at_ms, self.config.pane_ms) + self.config.pane_ms <= sealed
         high = sealed + self.config.lateness.allowed_ms
         self._book_engine(state, batch.offsets, rejected, earlier, high, late, future)
+        if state.engine.waiting:
+            state.first.setdefault(UNKNOWN, begins)
         return batch, rejected, late, future
 
-    def _count(self, state: _SourceState, batch: Batch, begins: tuple[int, Frontier]) -> tuple[int, int]:
+    def _count(self, state: _SourceState, batch: Batch, begins: _Begins) -> tuple[int, int]:
         """Count accepted calls into the panes of the views in force at their time, each id once per pane.
 
         `begins`: the offset at which the batch begins, and the frontier there. Returns how many calls were counted,
@@ -344,8 +351,6 @@ class Ingest:
     ) -> None:
         """Count what went wrong into the pane of the largest event time at that moment."""
         width = self.config.pane_ms
-        if earlier == UNKNOWN and len(high):
-            state.engine.release(int(pane_start(high[:1], width)[0]))
         for name, rows in (("late", late), ("clamped", future)):
             if rows.any():
                 state.engine.add(name, pane_start(high[rows], width))
@@ -355,6 +360,8 @@ class Ingest:
                 np.where(before >= 0, high[before], earlier) if len(high) else np.full(len(rejected), earlier)
             )
             state.engine.add("rejected", np.where(known == UNKNOWN, UNKNOWN, pane_start(known, width)))
+        if earlier == UNKNOWN and len(high):
+            state.engine.release(int(pane_start(high[:1], width)[0]))
 
     def _book_late(self, state: _SourceState, batch: Batch) -> None:
         """Keep the spend of late calls: one entry per call and view that sums spend, under the call's own offset."""
@@ -436,5 +443,5 @@ def _by_shard(view: View, block: Block) -> Iterable[tuple[int, Block]]:
         yield shard, block.select(np.flatnonzero(of_entry == shard))
 
 
-def _offset(begins: tuple[int, Frontier]) -> int:
+def _offset(begins: _Begins) -> int:
     return begins[0]

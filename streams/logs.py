@@ -7,14 +7,18 @@ import sys
 import time
 
 
-def configure_logging(level: str) -> None:
-    """Set the root logger up. Times are UTC."""
+def configure_logging(level: str, told: tuple[type[Exception], ...] = ()) -> None:
+    """Set the root logger up. Times are UTC.
+
+    `told`: errors whose message the user is given at the end, so that no record with their traceback is wanted.
+    """
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     # mode announces each step of each service; what a service does is said by itself.
     handler.addFilter(lambda record: record.levelno > logging.INFO or not str(record.msg).startswith("[^"))
+    handler.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], told)))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

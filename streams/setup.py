@@ -110,7 +110,8 @@ def describe(setup: Setup, config: Path | None) -> Iterator[str]:
     yield f"tocsin {version('tocsin')}, settings from {config or 'defaults and the environment'}"
     yield f"broker {', '.join(settings.kafka.brokers)}, calls from {', '.join(settings.calls.topics)}"
     names = ", ".join(file.name for file in setup.files)
-    yield f"{len(setup.rules.rules):,} rules (rule set {setup.rules.hash}) from {names}"
+    number = len(setup.rules.rules)
+    yield f"{number:,} rule{'' if number == 1 else 's'} (rule set {setup.rules.hash}) from {names}"
     kinds = (f"{name} ({type(receiver).__name__})" for name, receiver in setup.receivers.items())
     yield f"receivers: {', '.join(kinds)}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -25,7 +24,7 @@ class BatchPricer:
     def __call__(self, batch: Batch) -> NDArray[np.int64]:
         """Nano-dollars of each call, int64[n], UNKNOWN where unpriced."""
         providers = batch.dictionary("provider").values_by_code
-        costs = list(map(attrgetter("cost_usd"), batch.calls))
+        costs = batch.attributes("cost_usd")
         reported = costs.count(None) != len(costs)
         columns = CallColumns(
             provider=batch.codes("provider"),

@@ -58,6 +58,7 @@ EDGE: Final = frozenset(
         "streams.topics",
         "streams.traffic",
         "streams.worker",
+        "streams.worker_process",
     }
 )
 

@@ -73,7 +73,7 @@ def test_a_resolved_message_says_how_long_it_lasted_and_shows_no_steps_and_no_ca
     change = transition(State.RESOLVED, at=AT + 30 * MINUTE, value=1_200.0, exemplars=(exemplar(),))
     text = seen(message(change))
     assert "✅ Resolved after 32 m: AnswersSlowly" in text
-    assert "1.2 s, was above 5 s" in text
+    assert "1.2 s, no longer above 5 s" in text
     assert "32 m, from 12:03:00 UTC" in text
     assert "First steps" not in text
     assert "Calls that show it" not in text

@@ -164,7 +164,7 @@ def naive_selection(event: dict[str, Any], selection: Selection) -> bool:
 
 # The generated provider and model names are in no price list, so that only a stated cost prices a call.
 @given(st.lists(events().filter(lambda event: event.get("provider") != "gpt"), max_size=8))
-@settings(max_examples=150)
+@settings(max_examples=60)
 @example([])
 @example([{"model": "m", "at": at("12:00:00"), "labels": {"team": label}} for label in (1, True, 1.0, "1")])
 def test_every_column_dimension_and_selection_equals_what_each_call_says_on_its_own(calls: list[dict[str, Any]]) -> None:
@@ -182,6 +182,7 @@ def test_every_column_dimension_and_selection_equals_what_each_call_says_on_its_
         assert batch.selection(selection).tolist() == [naive_selection(event, selection) for event in calls], selection
 
 
+@settings(max_examples=40)
 @given(st.lists(events(), min_size=1, max_size=8), st.sampled_from(COLUMNS), st.sampled_from(list(Selection)))
 def test_chosen_calls_are_those_in_the_selection_whose_column_is_known(
     calls: list[dict[str, Any]], column: str, selection: Selection

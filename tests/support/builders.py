@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rules.labels import MODEL_CALLS, Matcher
+from rules.labels import MODEL_CALLS, Matcher, Series
 from rules.measures import Outcome, measure
 from rules.rule import Direction, Levels, Rule, RuleSet, Threshold
 from rules.view import View
+from streams.chunk import Chunk
 from streams.frontier import Lateness
 from streams.ingest import Idle, Ingest, IngestConfig
 from streams.price_book import PriceBook
@@ -125,6 +126,25 @@ def ingest(log: RuleLog, lateness: Lateness | None = None, **config: Any) -> Ing
 
 def replay(*rules: Rule, lateness: Lateness | None = None, log: RuleLog | None = None) -> Replay:
     return Replay(IngestConfig(lateness or Lateness()), log or rule_log(*rules), no_prices, SOURCE)
+
+
+def cells(chunks: Iterable[Chunk]) -> dict[tuple[str, Series, int], dict[str, Any]]:
+    """What panes hold after all chunks: by view, series and start the newest version's fields, written plainly."""
+    newest: dict[tuple[str, Series, int], tuple[int, dict[str, Any]]] = {}
+    for chunk in chunks:
+        for block in chunk.blocks:
+            for entry in range(len(block)):
+                key = (block.view, block.series[block.row[entry]], int(block.start_ms[entry]))
+                content: dict[str, Any] = {name: int(values[entry]) for name, values in block.columns.items()}
+                for name, sparse in block.sparse.items():
+                    mine = sparse.entry == entry
+                    content[name] = dict(zip(sparse.key[mine].tolist(), sparse.count[mine].tolist(), strict=True))
+                for at_entry, name, exemplar in block.exemplars:
+                    if at_entry == entry:
+                        content[name] = (exemplar.offset, exemplar.at_ms, exemplar.value, dict(exemplar.call))
+                if key not in newest or newest[key][0] <= chunk.version:
+                    newest[key] = (chunk.version, content)
+    return {key: content for key, (_, content) in newest.items()}
 
 
 BUSY = Idle(caught_up=False, wall_ms=0, sources=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from hdrh.histogram import HdrHistogram
 
 from streams import chunk
@@ -156,7 +156,10 @@ class Engine:
         producer = AIOKafkaProducer(bootstrap_servers=self.broker, acks="all", max_request_size=4 << 20)
         await producer.start()
         try:
-            sent = [await producer.send(self.topic("calls"), value, partition=partition) for value in values]
+            sent = [
+                await producer.send(self.topic("calls"), value, key=b"key", partition=partition)
+                for value in values
+            ]
             await asyncio.gather(*sent)
         finally:
             await producer.stop()
@@ -201,6 +204,7 @@ class TopicReader:
         self.records: list[ConsumerRecord[bytes, bytes]] = []
         self._topic = topic
         self._consumer = AIOKafkaConsumer(
+            topic,
             bootstrap_servers=broker,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -210,12 +214,7 @@ class TopicReader:
 
     async def __aenter__(self) -> Self:
         await self._consumer.start()
-        await self._consumer.client.set_topics([self._topic])
-        numbers = self._consumer.partitions_for_topic(self._topic) or ()
-        partitions = [TopicPartition(self._topic, number) for number in numbers]
-        assert partitions, f"no topic {self._topic}"
-        self._consumer.assign(partitions)
-        await self._consumer.seek_to_beginning(*partitions)
+        assert self._consumer.assignment(), f"no topic {self._topic}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -27,7 +27,6 @@ class _Exemplar(msgspec.Struct, frozen=True):
     at: str
     source: str
     offset: int
-    value: int
     call: dict[str, Any]
 
 
@@ -109,7 +108,7 @@ def decode(value: bytes) -> Transition:
             summary=record.summary,
             reason=record.reason,
             exemplars=tuple(
-                Exemplar(parse_time(each.at), each.source, each.offset, each.value, each.call)
+                Exemplar(parse_time(each.at), each.source, each.offset, 0, each.call)
                 for each in record.exemplars
             ),
         )
@@ -149,7 +148,7 @@ def _record(transition: Transition) -> _Record:
         summary=transition.summary,
         reason=transition.reason,
         exemplars=[
-            _Exemplar(rfc3339(each.at_ms), each.source, each.offset, each.value, dict(each.call))
+            _Exemplar(rfc3339(each.at_ms), each.source, each.offset, dict(each.call))
             for each in transition.exemplars
         ],
     )

@@ -475,7 +475,7 @@ class Batch:
         statuses = attribute(self.calls, "status")
         if statuses.count("ok") == len(statuses):
             return np.zeros(len(statuses), bool)
-        failed = np.fromiter(map("error".__eq__, statuses), bool, len(statuses))
+        failed = np.array([status == "error" for status in statuses], bool)
         if None in statuses:
             errors = attribute(self.calls, "error")
             for row, status in enumerate(statuses):

@@ -35,7 +35,10 @@ def main() -> None:
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Least severity that is logged.",
 )
-def worker(config: Path | None, log_level: str) -> None:
+@click.option(
+    "--accept-loss", is_flag=True, help="Go on although calls were deleted before they were counted."
+)
+def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
     """Run the engine until SIGINT or SIGTERM: ingest, evaluate and notify."""
     import logging
 
@@ -53,7 +56,7 @@ def worker(config: Path | None, log_level: str) -> None:
     from streams.worker import run_worker
 
     try:
-        _run(run_worker(setup))
+        _run(run_worker(setup, accept_loss=accept_loss))
     except (TopicError, LossError) as error:
         _fail(str(error))
     except Exception as error:  # noqa: BLE001 - it has been logged with its traceback; the exit code is for the supervisor
@@ -203,6 +206,33 @@ def topics_list(config: Path | None) -> None:
         partitions = present.get(plan.name)
         state = "missing" if partitions is None else _counted(partitions, "partition")
         click.echo(f"{plan.name:24} {state:14} {plan.purpose}")
+
+
+@main.group()
+def rules() -> None:
+    """The rule sets in Kafka that the workers go by."""
+
+
+@rules.command("log")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml).")
+def rules_log(config: Path | None) -> None:
+    """Show every rule set that was in force, and from when."""
+    from streams.rules_command import print_rules_log
+
+    settings = _settings(config)
+    _run(print_rules_log(settings))
+
+
+@rules.command("activate")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml).")
+def rules_activate(config: Path | None) -> None:
+    """Put the rule files of the settings in force, even where later ones replaced them."""
+    from streams.rules_command import activate_rules
+    from streams.setup import read_setup
+
+    settings = _settings(config)
+    setup = _checked(lambda: read_setup(settings, {}, sys.stdout, with_receivers=False))
+    _run(activate_rules(setup))
 
 
 @main.group()

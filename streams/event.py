@@ -236,6 +236,18 @@ def describe(raw: bytes) -> tuple[dict[str, object], tuple[str, ...]]:
     The fields of the event by their public names, texts bounded, labels (and scalars under unknown top-level names)
     under `labels`. Nothing else of the record is kept, so no prompt or answer that a producer put there leaves.
     """
+    try:
+        usual = cast("dict[str, object]", msgspec.to_builtins(_USUAL.decode(raw)))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _describe_part_by_part(raw)
+    for name in _MAPPINGS:
+        if usual.get(name) == {}:
+            del usual[name]
+    return usual, ()
+
+
+def _describe_part_by_part(raw: bytes) -> tuple[dict[str, object], tuple[str, ...]]:
+    """What `describe` gives where something must be cut or left out: it takes five times as long."""
     shown: dict[str, object] = {}
     labels: dict[str, object] = {}
     named: dict[str, object] = {}
@@ -280,6 +292,31 @@ def _values(raw: bytes) -> Iterable[tuple[str, object]]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Part by part is three times slower, and loses only the part that is at fault.
         return [(name, _readable(part)) for name, part in _PARTS.decode(raw).items()]
+
+
+_ShownText = Annotated[str, Meta(max_length=_TEXT_CHARACTERS)]
+_Shown = _ShownText | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | float | bool
+_ShownMapping = Annotated[dict[_ShownText, _Shown], Meta(max_length=_MAPPING_ENTRIES)]
+_MAPPINGS: Final = (*_NESTED, "stages_ms", "parameters", "scores", "labels")
+
+
+def _shown_as_it_is(name: str, types: Mapping[str, Any]) -> Any:
+    """A struct of optional fields that takes nothing else: a call that fits it needs no bounding."""
+    fields = [(field, type_ | None, None) for field, type_ in types.items()]
+    return msgspec.defstruct(name, fields, omit_defaults=True, forbid_unknown_fields=True, gc=False)
+
+
+_USUAL: Final = msgspec.json.Decoder(
+    _shown_as_it_is(
+        "UsualCall",
+        dict.fromkeys(FIELDS, _Shown)
+        | dict.fromkeys(_MAPPINGS, _ShownMapping)
+        | {
+            name: _shown_as_it_is(f"Usual_{name}", dict.fromkeys(known, _Shown))
+            for name, known in _NESTED.items()
+        },
+    )
+)
 
 
 def _readable(part: msgspec.Raw) -> object:

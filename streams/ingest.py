@@ -184,6 +184,10 @@ class Ingest:
         state.last_broker_ms = int(records.times_ms[-1])
         return rejected
 
+    def next_offset(self, source: Source) -> int:
+        """The next offset of a source to take."""
+        return self._sources[source].next_offset
+
     def last_call_ms(self, source: Source) -> int | None:
         """Time of the last call, by event time; of the last one taken, where that is ahead and not yet corroborated."""
         state = self._sources[source]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -12,6 +13,7 @@ from rules.loader import RuleFile, parse_rule_files
 from rules.problem import InvalidFilesError
 from rules.rule import PANE_MS
 from streams import rule_log
+from streams.alert_record import rfc3339
 from streams.kafka import read_to_end
 from streams.overview import overview_view
 from streams.rule_log import Epoch, RuleFileText, RuleLog, RulesRecord
@@ -23,41 +25,70 @@ KEPT_MS: Final = 7 * 86_400_000
 """Epochs that ended longer ago concern no pane that is kept."""
 
 
+class OutdatedRules(Exception):  # noqa: N818 - it is a refusal with instructions, not an error of the program
+    """Rule files that were in force before and were replaced since; the message says how to put them in force again."""
+
+
 async def agree_on_rules(
-    setup: Setup, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, now_ms: int
+    setup: Setup, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, now_ms: int, *, activate: bool = False
 ) -> RuleLog:
-    """The log as it stands, after publishing this worker's rules where they differ from the newest."""
+    """The log as it stands, after publishing this worker's rules where they are new.
+
+    Files that were replaced by later ones do not win by accident: without `activate` the newest set stays in force.
+    """
     topic = setup.settings.topics.rules
+    records = await read_records(consumer, topic)
+    try:
+        mine = next_record(setup, records, now_ms, activate=activate)
+    except OutdatedRules as error:
+        _log.warning("%s", error)
+        mine = None
+    if mine is not None:
+        key = f"{mine.from_ms:013d}-{mine.hash}".encode()
+        await producer.send_and_wait(topic, rule_log.encode(mine), key=key, partition=0)
+        _log.info("published rule set %s, in force from %s", mine.hash, rfc3339(mine.from_ms))
+        # Another worker may have published at the same moment: what both go by is the log, in its order.
+        records = await read_records(consumer, topic)
+    return log_of(records, now_ms)
+
+
+async def read_records(consumer: AIOKafkaConsumer, topic: str) -> list[RulesRecord]:
+    """Every record of the rules topic, in its order; what cannot be read is named in the log and passed over."""
     records = []
     for value in await read_to_end(consumer, topic):
         try:
             records.append(rule_log.decode(value or b""))
         except msgspec.MsgspecError as error:
             _log.error("a record of %s cannot be read: %s: passed over", topic, error)
-    mine = next_record(setup, records[-1] if records else None, now_ms)
-    if mine is not None:
-        key = f"{mine.from_ms:013d}-{mine.hash}".encode()
-        await producer.send_and_wait(topic, rule_log.encode(mine), key=key, partition=0)
-        records.append(mine)
-        _log.info("published rule set %s, in force from %d", mine.hash, mine.from_ms)
-    return log_of(records, now_ms)
+    return records
 
 
-def next_record(setup: Setup, newest: RulesRecord | None, now_ms: int) -> RulesRecord | None:
+def next_record(
+    setup: Setup, records: Sequence[RulesRecord], now_ms: int, *, activate: bool = False
+) -> RulesRecord | None:
     """The record to publish: None when the newest says the same.
 
     The first rule set ever holds from the beginning of time, a later one from the next pane but one: an edit never
     rewrites the past.
+
+    Raises:
+        OutdatedRules: the files were in force before, were replaced since, and `activate` is not given.
     """
-    if newest is not None and _meaning(newest) == (
-        setup.rules.hash,
-        setup.settings.overview,
-        setup.prices.version,
-    ):
+    mine = (setup.rules.hash, setup.settings.overview, setup.prices.version)
+    meanings = [_meaning(record) for record in records]
+    if meanings and meanings[-1] == mine:
         return None
+    if mine in meanings and not activate:
+        newest = records[-1]
+        raise OutdatedRules(
+            f"rule set {setup.rules.hash} was in force before and was replaced by {newest.hash} on "
+            f"{rfc3339(newest.published_ms)}: {newest.hash} stays in force. To put these files in force again, run "
+            "`tocsin rules activate`"
+        )
+    last = records[-1].from_ms if records else None
     return RulesRecord(
         hash=setup.rules.hash,
-        from_ms=0 if newest is None else max(newest.from_ms + PANE_MS, (now_ms // PANE_MS + 2) * PANE_MS),
+        from_ms=0 if last is None else max(last + PANE_MS, (now_ms // PANE_MS + 2) * PANE_MS),
         published_ms=now_ms,
         files=[RuleFileText(file.name, file.text) for file in setup.files],
         overview=setup.settings.overview,

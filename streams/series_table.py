@@ -13,6 +13,7 @@ from streams.call import Batch, Codes, Dictionary
 
 Ints = NDArray[np.int64]
 
+_NO_CODES: Final = np.zeros(0, np.int64)
 _DENSE: Final = 1 << 21
 """Entries of the direct look-up table; combinations beyond it are looked up by distinct value."""
 _COMBINED: Final = 1 << 62
@@ -29,6 +30,7 @@ class SeriesTable:
         self._shape: tuple[int, ...] = ()
         self._dense: NDArray[np.int32] | None = None
         self._sparse: dict[int, int] = {}
+        self._single: Ints = _NO_CODES
 
     def __len__(self) -> int:
         return len(self.series)
@@ -38,6 +40,8 @@ class SeriesTable:
         count = len(batch) if rows is None else len(rows)
         if not self.view.by:
             return np.full(count, self.number(()), np.int64)
+        if len(self.view.by) == 1:
+            return self._by_code(batch.codes(self.view.by[0]), rows, batch.dictionary(self.view.by[0]))
         dictionaries = [batch.dictionary(name) for name in self.view.by]
         codes = [batch.codes(name) if rows is None else batch.codes(name)[rows] for name in self.view.by]
         shape = tuple(max(4, 1 << (len(known.values_by_code) - 1).bit_length()) for known in dictionaries)
@@ -72,6 +76,7 @@ class SeriesTable:
     def forget_codes(self) -> None:
         """Drop everything that refers to dictionaries, because those were rebuilt or have outgrown the table."""
         self._shape, self._dense, self._sparse = (), None, {}
+        self._single = _NO_CODES
 
     def keep_only(self, numbers: Ints) -> NDArray[np.int64]:
         """Forget all series but these; returns the new number by old number, int64, -1 where forgotten."""
@@ -81,6 +86,23 @@ class SeriesTable:
         self.series, self._number = kept, {series: number for number, series in enumerate(kept)}
         self.forget_codes()
         return renumbered
+
+    def _by_code(self, codes: Codes, rows: Ints | None, dictionary: Dictionary) -> Ints:
+        """One dimension: its codes are the combinations, and the look-up table grows with the dictionary."""
+        if rows is not None:
+            codes = codes[rows]
+        have, known = len(self._single), len(dictionary.values_by_code)
+        if have < known:
+            wider = np.full(max(64, 2 * known), -1, np.int64)
+            wider[:have] = self._single
+            self._single = wider
+        found = self._single[codes]
+        new = found < 0
+        if new.any():
+            for code in dict.fromkeys(codes[new].tolist()):
+                self._single[code] = self.number((dictionary.values_by_code[code],))
+            found = self._single[codes]
+        return found
 
     def _by_distinct(self, combined: Ints, dictionaries: list[Dictionary]) -> Ints:
         distinct, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
@@ -119,6 +141,4 @@ class SeriesTable:
 
 
 def _in_order_of_arrival(values: Ints) -> list[int]:
-    distinct, first = np.unique(values, return_index=True)
-    arrived: list[int] = distinct[np.argsort(first)].tolist()
-    return arrived
+    return list(dict.fromkeys(values.tolist()))

@@ -128,7 +128,7 @@ class CallsSettings(_Part):
     lateness: Duration = 10_000
     skew: Duration = 300_000
     keep_rejected: bool = False
-    """Whether the bytes of a rejected record are kept with its reason."""
+    """Whether the bytes of a rejected record (up to 500 kB) are kept with its reason."""
 
 
 class TopicsSettings(_Part):

@@ -67,8 +67,10 @@ class Setup:
         )
 
 
-def read_setup(settings: Settings, environ: Mapping[str, str], console: TextIO) -> Setup:
-    """Read every file that the settings name.
+def read_setup(
+    settings: Settings, environ: Mapping[str, str], console: TextIO, *, with_receivers: bool = True
+) -> Setup:
+    """Read every file that the settings name; receivers, and so their secrets, only where they are wanted.
 
     Raises:
         InvalidFilesError: all problems of all files.
@@ -82,10 +84,15 @@ def read_setup(settings: Settings, environ: Mapping[str, str], console: TextIO) 
     except InvalidFilesError as error:
         problems += error.problems
     try:
-        receivers = build_receivers(settings.receivers, environ, console)
+        receivers = build_receivers(settings.receivers, environ, console) if with_receivers else {}
         routes = build_routes(settings.routes, settings.receivers)
     except ReceiverError as error:
         problems += [Problem("settings", 0, 0, problem) for problem in error.problems]
+    if settings.runbooks is not None:
+        try:
+            runbook_url(settings.runbooks, "name")
+        except ValueError as error:
+            problems.append(Problem("settings", 0, 0, f"runbooks: {error}"))
     if problems:
         raise InvalidFilesError(problems)
     link = None if settings.traces is None else compile_trace_link(settings.traces)

@@ -27,6 +27,11 @@ from streams.snapshot import Snapshots
 from streams.times import UNKNOWN
 
 _log: Final = logging.getLogger(__name__)
+
+KEPT_BYTES: Final = 500_000
+"""A longer record is not kept with its reason: in base64 it would not fit into a record of the rejected topic."""
+QUIET_MS: Final = 1_000
+"""How often a source without new calls is reported on."""
 _HOW_TO_GO_ON: Final = (
     "start once with --accept-loss to go on from what is there; alerts then miss those calls"
 )
@@ -54,6 +59,7 @@ class IngestStage:
         self._keep = settings.calls.keep_rejected
         self._lateness_ms = settings.calls.lateness
         self._accept_loss = accept_loss
+        self._flushed: dict[Source, tuple[int, int]] = {}
 
     def assign(self, source: Source, start: Start) -> int | None:
         """Rebuild from the committed position, or start at the log's start.
@@ -88,6 +94,7 @@ class IngestStage:
     def revoke(self, source: Source) -> None:
         """Forget a source."""
         self.ingest.revoke(source)
+        self._flushed.pop(source, None)
 
     def take(self, records: Records) -> Effects:
         """Count calls; what is no call goes to the rejected topic."""
@@ -99,13 +106,25 @@ class IngestStage:
         publish: list[Outgoing] = []
         commit: dict[Source, Committed] = {}
         for source in self.ingest.sources:
+            if self._is_quiet(source, clock):
+                continue
             flush = self.ingest.flush(source, Idle(source in clock.caught_up, clock.wall_ms, clock.sources))
             publish += [
                 Outgoing(self._panes, chunk.encode(each), chunk.key(each), each.shard)
                 for each in flush.chunks
             ]
             commit[source] = Committed(flush.position.first, write_position(flush.position, source.topic_id))
+            self._flushed[source] = (self.ingest.next_offset(source), clock.wall_ms)
         return Effects(publish, commit=commit)
+
+    def _is_quiet(self, source: Source, clock: Clock) -> bool:
+        """Whether an idle source said the same a moment ago: 16 records twice a second would say nothing new."""
+        offset, at_ms = self._flushed.get(source, (-1, 0))
+        return (
+            source in clock.caught_up
+            and self.ingest.next_offset(source) == offset
+            and 0 <= clock.wall_ms - at_ms < QUIET_MS
+        )
 
     def _rejection(self, rejected: Rejected) -> Outgoing:
         raw = rejected.raw or b""
@@ -117,7 +136,7 @@ class IngestStage:
             "length": len(raw),
             "sha256": hashlib.sha256(raw).hexdigest(),
         }
-        if self._keep:
+        if self._keep and len(raw) <= KEPT_BYTES:
             record["original"] = base64.b64encode(raw).decode()
         key = f"{rejected.source}@{rejected.offset}".encode()
         return Outgoing(self._rejected, msgspec.json.encode(record), key)

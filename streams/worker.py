@@ -123,13 +123,22 @@ class StageService(Service):
 class IngestService(StageService):
     """Calls to panes."""
 
-    def __init__(self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog]) -> None:
+    def __init__(
+        self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog], *, accept_loss: bool
+    ) -> None:
         super().__init__(setup, "ingest", ready)
         self._rule_log = log
+        self._accept_loss = accept_loss
 
     def stage(self) -> Stage:
         """Ingest with the agreed rules."""
-        return IngestStage(self._setup.settings, self._setup.ingest, self._rule_log(), self._setup.price)
+        return IngestStage(
+            self._setup.settings,
+            self._setup.ingest,
+            self._rule_log(),
+            self._setup.price,
+            accept_loss=self._accept_loss,
+        )
 
 
 class EvaluateService(StageService):
@@ -254,8 +263,11 @@ class RulesService(Service):
         self._ready.set()
 
 
-async def run_worker(setup: Setup) -> None:
-    """Run until SIGINT or SIGTERM. An error of a service ends the worker and is raised."""
+async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
+    """Run until SIGINT or SIGTERM. An error of a service ends the worker and is raised.
+
+    `accept_loss`: go on where calls were deleted before they were counted, instead of refusing.
+    """
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -272,7 +284,7 @@ async def run_worker(setup: Setup) -> None:
     ready = asyncio.Event()
     rules = RulesService(setup, ready)
     stages = (
-        IngestService(setup, ready, rules.agreed),
+        IngestService(setup, ready, rules.agreed, accept_loss=accept_loss),
         EvaluateService(setup, ready, rules.agreed),
         NotifyService(setup, ready),
     )

@@ -50,6 +50,7 @@ EDGE: Final = frozenset(
         "streams.progress",
         "streams.publish",
         "streams.replay",
+        "streams.rules_command",
         "streams.rules_topic",
         "streams.settings",
         "streams.setup",

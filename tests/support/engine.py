@@ -20,7 +20,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from hdrh.histogram import HdrHistogram
 
 from streams import chunk
-from streams.settings import TopicsSettings
+from streams.settings import TopicsSettings, load_settings
+from streams.topics import create_topics
 
 PATIENCE_SECONDS = 40.0
 POLL_SECONDS = 0.05
@@ -146,10 +147,22 @@ class Engine:
         return out
 
     async def create_topics(self) -> None:
-        await self.tocsin("topics", "create", "--config", self.config)
+        """Create the topics from here, which is quicker than a process of its own."""
+        await create_topics(load_settings(self.config))
 
     async def publish(self, calls: bytes) -> None:
-        await self.tocsin("publish", "-", "--config", self.config, stdin=calls)
+        """Publish calls from here, keyed like `tocsin publish` does."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.broker, acks="all")
+        await producer.start()
+        try:
+            sent = []
+            for line in calls.splitlines():
+                call = json.loads(line)
+                key = call.get("trace") or call.get("id")
+                sent.append(await producer.send(self.topic("calls"), line, key=key and key.encode()))
+            await asyncio.gather(*sent)
+        finally:
+            await producer.stop()
 
     async def publish_raw(self, values: Sequence[bytes | None], partition: int = 0) -> None:
         """Records as they are, to one partition of the calls topic."""

@@ -142,7 +142,7 @@ class Outbox:
         self._give_up_after_ms = give_up_after_ms
         self._now_ms = now_ms
         self._sleep = sleep
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, tuple[str, int]] = {}
 
     async def put(self, notification: Notification, message: Message) -> bool:
         """Hand in a notification for its receiver; waits while that receiver's queue is full.
@@ -155,13 +155,21 @@ class Outbox:
         line = self._lines[notification.receiver]
         if notification.id in self._waiting:
             return False
-        self._waiting.add(notification.id)
+        self._waiting[notification.id] = notification.receiver, self._now_ms()
         try:
             await line.queue.put((notification, message))
         except asyncio.CancelledError:
-            self._waiting.discard(notification.id)
+            self._waiting.pop(notification.id, None)
             raise
         return True
+
+    def ages(self) -> dict[str, int]:
+        """By receiver the age of the notification that has waited longest, in ms; receivers without any are absent."""
+        now_ms = self._now_ms()
+        ages: dict[str, int] = {}
+        for receiver, since_ms in self._waiting.values():
+            ages[receiver] = max(ages.get(receiver, 0), now_ms - since_ms)
+        return ages
 
     async def join(self) -> None:
         """Wait until everything handed in has been reported to `on_done`."""
@@ -179,7 +187,7 @@ class Outbox:
             notification, message = await line.queue.get()
             result = await self._deliver(line, notification, message)
             await self._on_done(notification, result)
-            self._waiting.discard(notification.id)
+            self._waiting.pop(notification.id, None)
             line.queue.task_done()
 
     async def _deliver(self, line: _Line, notification: Notification, message: Message) -> Result:

@@ -20,10 +20,12 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
+from notifiers.bounded_answer import bounded_session
 from notifiers.delivery import Ambiguous, Delivered, Outcome, Refused, Retry
 from notifiers.message import Message
 from notifiers.notification import Notification
 from rules.quantities import HOUR, SECOND
+from rules.visible import visible
 
 API_URL: Final = "https://slack.com/api/"
 TIMEOUT_S: Final = 10.0
@@ -59,6 +61,9 @@ _ADVICE: Final = {
     "no_team": "the webhook's workspace is gone: make a new webhook",
     "invalid_token": "the webhook is gone: make a new one",
 }
+# The SDK looks for `ok` in a body that is no JSON object (the page of a proxy), that is nested too deeply to be read, or
+# that is not text.
+_UNREADABLE: Final = (AttributeError, RecursionError, ValueError)
 _ERROR_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 _LONGEST_WAIT_MS: Final = HOUR
@@ -93,6 +98,7 @@ class SlackBot:
         self.interval_ms = INTERVAL_MS
         self._channel = channel
         self._now_ms = now_ms
+        self._timeout_s = timeout_s
         self._client = AsyncWebClient(
             token=token,
             base_url=api_url if api_url.endswith("/") else f"{api_url}/",
@@ -104,22 +110,22 @@ class SlackBot:
     async def deliver(self, notification: Notification, message: Message) -> Outcome:
         """One `chat.postMessage`."""
         try:
-            answer = await self._client.chat_postMessage(
-                channel=self._channel,
-                text=message.text,
-                blocks=list(message.blocks),
-                metadata=_metadata(notification),
-                unfurl_links=False,
-                unfurl_media=False,
-            )
+            async with bounded_session(self._timeout_s) as self._client.session:
+                answer = await self._client.chat_postMessage(
+                    channel=self._channel,
+                    text=message.text,
+                    blocks=list(message.blocks),
+                    metadata=_metadata(notification),
+                    unfurl_links=False,
+                    unfurl_media=False,
+                )
         except SlackApiError as error:
             return self._classify(error)
-        except AttributeError:
-            # The SDK looks for `ok` in a body that is no JSON object, such as the page of a proxy.
-            return Ambiguous("the answer could not be read")
         except (aiohttp.ClientError, TimeoutError) as error:
             return connection_outcome(error)
-        return Delivered(f"{answer.get('channel', '')}/{answer.get('ts', '')}")
+        except _UNREADABLE:
+            return Ambiguous("the answer could not be read")
+        return Delivered(f"{visible(str(answer.get('channel', '')), 100)}/{visible(str(answer.get('ts', '')), 100)}")
 
     def _classify(self, error: SlackApiError) -> Outcome:
         # The response is the SDK's, or aiohttp's own where the body was no JSON.
@@ -139,6 +145,7 @@ class SlackWebhook:
         self.name = name
         self.interval_ms = INTERVAL_MS
         self._now_ms = now_ms
+        self._timeout_s = timeout_s
         self._client = AsyncWebhookClient(
             url,
             timeout=timeout_s,  # type: ignore[arg-type] # annotated int, handed to aiohttp as it is
@@ -149,15 +156,18 @@ class SlackWebhook:
     async def deliver(self, notification: Notification, message: Message) -> Outcome:
         """One POST to the webhook."""
         try:
-            answer = await self._client.send(
-                text=message.text,
-                blocks=list(message.blocks),
-                metadata=_metadata(notification),
-                unfurl_links=False,
-                unfurl_media=False,
-            )
+            async with bounded_session(self._timeout_s) as self._client.session:
+                answer = await self._client.send(
+                    text=message.text,
+                    blocks=list(message.blocks),
+                    metadata=_metadata(notification),
+                    unfurl_links=False,
+                    unfurl_media=False,
+                )
         except (aiohttp.ClientError, TimeoutError) as error:
             return connection_outcome(error)
+        except _UNREADABLE:
+            return Ambiguous("the answer could not be read")
         if answer.status_code == 200 and answer.body.strip() == "ok":
             return Delivered("")
         headers = {name.lower(): value for name, value in answer.headers.items()}

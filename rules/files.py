@@ -14,6 +14,9 @@ from rules.document import LARGEST_FILE
 from rules.problem import InvalidFilesError, Problem
 
 LIBRARY_PREFIX: Final = "library:"
+MOST_FILES: Final = 1_000
+LARGEST_SET: Final = 800_000
+"""Bytes of all files together: they travel as one record of the rules topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,9 @@ def read_what_can_be(
         found |= matches
         if not matches:
             problems.append(Problem(pattern, 0, 0, cause))
-    files = []
+    files: list[RuleFile] = []
+    if len(found) > MOST_FILES:
+        return files, [*problems, Problem("rules", 0, 0, f"{len(found):,} rule files: at most {MOST_FILES:,} are read")]
     for name in sorted(found):
         try:
             with found[name].open("rb") as stream:
@@ -72,6 +77,10 @@ def read_what_can_be(
             problems.append(Problem(name, 0, 0, "the file is not UTF-8 text: save it as UTF-8"))
         except OSError as error:
             problems.append(Problem(name, 0, 0, f"cannot be read: {error.strerror}"))
+    size = sum(len(file.text.encode()) for file in files)
+    if size > LARGEST_SET:
+        cause = f"{size:,} bytes of rule files: {LARGEST_SET:,} fit into one rule set; split them by `group`"
+        problems.append(Problem("rules", 0, 0, cause))
     return files, problems
 
 

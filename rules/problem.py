@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+from rules.visible import visible
+
+MOST_PROBLEMS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -19,14 +24,19 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.context}: {self.cause}" if self.context else f"{place}: {self.cause}"
+        # Names and values of the file are quoted in it: on a terminal, or in a log of CI, they must stay text.
+        return visible(f"{place}: {self.context}: {self.cause}" if self.context else f"{place}: {self.cause}")
 
 
 class InvalidFilesError(Exception):
-    """Raised by loaders: carries every problem of every file, in order of place."""
+    """Raised by loaders: carries every problem of every file, in order of place; beyond 1,000 only their number."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(sorted(set(problems)))
+        found = tuple(sorted(set(problems)))
+        if (more := len(found) - MOST_PROBLEMS) > 0:
+            rest = Problem("...", 0, 0, f"{more:,} more problems are not shown: mend these first")
+            found = (*found[:MOST_PROBLEMS], rest)
+        self.problems: tuple[Problem, ...] = found
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

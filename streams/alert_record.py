@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -32,7 +32,7 @@ class _Exemplar(msgspec.Struct, frozen=True):
 
 class _Record(msgspec.Struct, frozen=True, rename={"from_state": "from", "to_state": "to"}):
     format: int
-    id: str
+    id: Annotated[str, msgspec.Meta(max_length=200)]
     at: str
     alert: str
     group: str
@@ -54,7 +54,7 @@ class _Record(msgspec.Struct, frozen=True, rename={"from_state": "from", "to_sta
     runbook: str
     summary: str
     reason: str
-    exemplars: list[_Exemplar]
+    exemplars: Annotated[list[_Exemplar], msgspec.Meta(max_length=100)]
 
 
 _DECODER: Final = msgspec.json.Decoder(_Record)
@@ -112,7 +112,7 @@ def decode(value: bytes) -> Transition:
                 for each in record.exemplars
             ),
         )
-    except (msgspec.MsgspecError, UnicodeDecodeError, TimeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, TimeError) as error:
         raise AlertRecordError(f"not a record of the alerts topic: {error}") from error
 
 

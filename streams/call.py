@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -25,6 +26,7 @@ Bools = NDArray[np.bool_]
 
 DIMENSION_CHARACTERS: Final = 200
 """Longer dimension values are cut: they come from outside, and end up in series, records and messages."""
+ID_CHARACTERS: Final = 200
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 _DAY_MS: Final = 86_400_000
 _AT_A_TIME: Final = 256
@@ -77,7 +79,9 @@ class Dictionary(dict[Any, int]):
         if code is None:
             code = self._by_text[text] = len(self.values_by_code)
             self.values_by_code.append(text)
-        self[value] = code
+        # A long value is looked up again each time: as a key it would be kept whole, and it may be a megabyte.
+        if not isinstance(value, str) or len(value) <= DIMENSION_CHARACTERS:
+            self[value] = code
         return code
 
 
@@ -313,8 +317,11 @@ class Batch:
         return found
 
     def ids(self) -> list[str | None]:
-        """The calls' own ids."""
-        return attribute(self.calls, "id")
+        """The calls' own ids; for one longer than 200 characters its hash, since they are remembered."""
+        ids = attribute(self.calls, "id")
+        if max(map(len, filter(None, ids)), default=0) > ID_CHARACTERS:
+            return [one if one is None or len(one) <= ID_CHARACTERS else _hashed(one) for one in ids]
+        return ids
 
     def dictionary(self, dimension: str) -> Dictionary:
         """The codes of a dimension's values."""
@@ -490,6 +497,10 @@ class Batch:
         return np.asarray(passes[codes])
 
 
+def _hashed(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 _ABSENT: Final = Matcher("", (NONE,))
 _NO_ERROR: Final = CallError()
 _OPERATIONS: Final = {"generate_content": "chat", "text_completion": "completion", "embedding": "embeddings"}
@@ -501,9 +512,14 @@ _FINISHED_BY: Final[dict[Selection, tuple[str, ...] | None]] = {
 
 
 def _stored(values: Sequence[Any], scale: int = 1) -> Ints:
-    """Stored integers of numbers, rounded to the nearest; UNKNOWN for None."""
-    if values.count(None) == len(values):
+    """Stored integers of numbers (with scale 1, of whole numbers), rounded to the nearest; UNKNOWN for None."""
+    if not values or (values[0] is None and values.count(None) == len(values)):
         return np.full(len(values), UNKNOWN, np.int64)
+    if scale == 1:
+        try:
+            return np.array(values, dtype=np.int64)
+        except TypeError:
+            pass  # some are unknown
     numbers = np.array(values, dtype=np.float64)
     unknown = np.isnan(numbers)
     if unknown.any():

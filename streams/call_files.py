@@ -7,7 +7,6 @@ import sys
 import zlib
 from collections.abc import Iterator
 from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -17,14 +16,26 @@ import zstandard
 from streams.records import Records, Source
 
 BATCH: Final = 5_000
+BATCH_BYTES: Final = 64 << 20
+"""A batch ends after this many bytes, however few its lines."""
 LINE_BYTES: Final = 4 << 20
-"""A longer line is cut there, and its pieces rejected as no calls: it bounds what one line can take."""
+"""A longer line is cut there, and so rejected as no call: it bounds what one line can take."""
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 class CallFileError(Exception):
     """A file of calls that cannot be read; the message says which and why."""
+
+
+def _some(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The next lines, up to both bounds of a batch."""
+    taken = size = 0
+    for number, line in lines:
+        yield number, line
+        taken, size = taken + 1, size + len(line)
+        if taken == BATCH or size >= BATCH_BYTES:
+            return
 
 
 class CallFile:
@@ -68,7 +79,7 @@ class CallFile:
     def _batches(self) -> Iterator[Records]:
         source = Source("standard input" if self.name == "-" else self.name, 0)
         lines = self._lines(self._opened())
-        while batch := list(islice(lines, BATCH)):
+        while batch := list(_some(lines)):
             yield Records(
                 source,
                 [line for _, line in batch],
@@ -81,7 +92,9 @@ class CallFile:
         if magic.startswith(_GZIP):
             return cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw))
         if magic == _ZSTD:
-            reader = zstandard.ZstdDecompressor().stream_reader(self._raw, read_across_frames=True)
+            reader = zstandard.ZstdDecompressor().stream_reader(
+                self._raw, read_across_frames=True, closefd=False
+            )
             return BufferedReader(cast("IO[bytes]", reader))  # type: ignore[type-var]
         return self._raw
 
@@ -90,6 +103,6 @@ class CallFile:
         number, begins = 0, True
         while line := stream.readline(LINE_BYTES):
             number += begins
-            begins = line.endswith(b"\n")
-            if stripped := line.strip():
+            if begins and (stripped := line.strip()):
                 yield number, stripped
+            begins = line.endswith(b"\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from rules.labels import Series
 from rules.transition import Exemplar
+from streams.event import ShownCall
 from streams.panes import Block, Sparse
 from streams.records import Source
 
@@ -73,11 +75,11 @@ class ChunkError(ValueError):
 def split(block: Block, limit: int = CHUNK_BYTES) -> Iterator[Block]:
     """The block, not empty, in pieces of about `limit` bytes each; a single entry is never cut."""
     sizes = np.full(len(block), 16.0 + 8 * len(block.columns))
-    sizes += np.array([_text_bytes(series) for series in block.series], np.float64)[block.row]
+    sizes += _texts_bytes(block.series)[block.row]
     for values in block.sparse.values():
         sizes += np.bincount(values.entry, minlength=len(block)) * 16.0
     for entry, _, exemplar in block.exemplars:
-        sizes[entry] += 64 + len(_ENCODER.encode(exemplar.call))
+        sizes[entry] += 64 + len(_packed(exemplar.call))
     piece = np.cumsum(sizes) // limit
     if piece[-1] == 0:
         yield block
@@ -94,9 +96,7 @@ def split_late(bookings: Sequence[Late], limit: int = CHUNK_BYTES) -> Iterator[t
     if not bookings:
         return
     offsets = np.concatenate([late.offset for late in bookings])
-    sizes = np.concatenate(
-        [np.array([28.0 + _text_bytes(series) for series in late.series])[late.row] for late in bookings]
-    )
+    sizes = np.concatenate([28.0 + _texts_bytes(late.series)[late.row] for late in bookings])
     distinct, call = np.unique(offsets, return_inverse=True)
     piece = (np.cumsum(np.bincount(call, weights=sizes)) // limit).astype(np.int64)
     for number in np.unique(piece).tolist():
@@ -113,9 +113,20 @@ def _late_part(late: Late, mask: NDArray[np.bool_]) -> Late:
     )
 
 
-def _text_bytes(series: Series) -> int:
-    """Bytes of the texts of a series, at most."""
-    return 8 + sum(len(text) if text.isascii() else 4 * len(text) for text in series)
+def _texts_bytes(series: Sequence[Series]) -> NDArray[np.float64]:
+    """Bytes of the texts of each series, at most."""
+    texts = list(chain.from_iterable(series))
+    if not texts:
+        return np.full(len(series), 8.0)
+    sizes = np.fromiter(map(len, texts), np.float64, len(texts))
+    if not all(map(str.isascii, texts)):
+        sizes *= [1 if text.isascii() else 4 for text in texts]
+    whole: NDArray[np.float64] = sizes.reshape(len(series), -1).sum(axis=1)
+    return 8 + whole
+
+
+def _packed(call: Mapping[str, object]) -> bytes:
+    return call.packed if isinstance(call, ShownCall) else _ENCODER.encode(call)
 
 
 class _WireSparse(msgspec.Struct, array_like=True):
@@ -200,7 +211,7 @@ def decode(value: bytes) -> Chunk:
         late = tuple(map(_late, wire.late))
         blocks = tuple(_block(block, str(source)) for block in wire.blocks)
         return Chunk(source, wire.shard, wire.version, blocks, late, wire.seal)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         raise (
             error if isinstance(error, ChunkError) else ChunkError(f"not a panes record: {error}")
         ) from error
@@ -218,7 +229,14 @@ def _wire_block(block: Block) -> _WireBlock:
             for name, values in block.sparse.items()
         },
         [
-            (entry, name, each.offset, each.at_ms, each.value, dict(each.call))
+            (
+                entry,
+                name,
+                each.offset,
+                each.at_ms,
+                each.value,
+                cast("dict[str, Any]", msgspec.Raw(_packed(each.call))),
+            )
             for entry, name, each in block.exemplars
         ],
     )

@@ -42,12 +42,16 @@ def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
     """Run the engine until SIGINT or SIGTERM: ingest, evaluate and notify."""
     import logging
 
+    from streams.health_server import ListenError
+    from streams.kafka_security import KafkaSecurityError
     from streams.logs import configure_logging
     from streams.records import LossError
     from streams.setup import describe, read_setup
     from streams.topics import TopicError
+    from streams.watchdog import StuckError
 
-    configure_logging(log_level, told=(TopicError, LossError))
+    told = (TopicError, LossError, KafkaSecurityError, StuckError, ListenError)
+    configure_logging(log_level, told=told)
     settings = _settings(config)
     setup = _checked(lambda: read_setup(settings, os.environ, sys.stdout))
     for line in describe(setup, config):
@@ -57,10 +61,31 @@ def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
 
     try:
         _run(run_worker(setup, accept_loss=accept_loss))
-    except (TopicError, LossError) as error:
+    except told as error:
         _fail(str(error))
     except Exception as error:  # noqa: BLE001 - it has been logged with its traceback; the exit code is for the supervisor
         _fail(f"the worker ended: {type(error).__name__}: {error}")
+
+
+@main.command()
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
+)
+@click.option("--ready", is_flag=True, help="Ask whether it is ready to alert, and not only whether it goes on.")
+def health(config: Path | None, *, ready: bool) -> None:
+    """Ask a worker on this machine whether it is well: exit 0 when it is, 1 when not.
+
+    The worker is the one that listens at web.listen. Its answer is printed as JSON.
+    """
+    from streams.health_server import ask_health
+
+    address = _settings(config).web.address
+    if address is None:
+        _fail("web.listen is off: nothing to ask")
+    host, port = address
+    is_well, answer = _run(ask_health(host, port, "/readyz" if ready else "/healthz"))
+    click.echo(answer, err=not answer.startswith("{"))
+    sys.exit(0 if is_well else INVALID)
 
 
 @main.command()
@@ -297,10 +322,14 @@ def _settings(config: Path | None) -> Any:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    from streams.kafka_security import KafkaSecurityError
+
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         sys.exit(130)
+    except KafkaSecurityError as error:
+        _fail(str(error))
 
 
 def _checked(work: Any) -> Any:

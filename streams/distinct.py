@@ -51,7 +51,8 @@ def estimates(rows: int, keys: NDArray[np.int64]) -> NDArray[np.float64]:
     total = REGISTERS * _tau(1 - registers_of_rank[:, _HIGHEST_RANK] / REGISTERS)
     for rank in range(_HIGHEST_RANK - 1, 0, -1):
         total = (total + registers_of_rank[:, rank]) / 2
-    total = np.maximum(total + REGISTERS * _sigma(empty / REGISTERS), 2.0**-64)  # 0 with every register at its end
+    # 0 with every register at its end, which no set of values reaches.
+    total = np.maximum(total + REGISTERS * _sigma(empty / REGISTERS), 2.0**-64)
     result[present] = _ALPHA * REGISTERS**2 / total
     return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -236,18 +236,6 @@ def describe(raw: bytes) -> tuple[dict[str, object], tuple[str, ...]]:
     The fields of the event by their public names, texts bounded, labels (and scalars under unknown top-level names)
     under `labels`. Nothing else of the record is kept, so no prompt or answer that a producer put there leaves.
     """
-    try:
-        usual = cast("dict[str, object]", msgspec.to_builtins(_USUAL.decode(raw)))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _describe_part_by_part(raw)
-    for name in _MAPPINGS:
-        if usual.get(name) == {}:
-            del usual[name]
-    return usual, ()
-
-
-def _describe_part_by_part(raw: bytes) -> tuple[dict[str, object], tuple[str, ...]]:
-    """What `describe` gives where something must be cut or left out: it takes five times as long."""
     shown: dict[str, object] = {}
     labels: dict[str, object] = {}
     named: dict[str, object] = {}
@@ -291,32 +279,76 @@ def _values(raw: bytes) -> Iterable[tuple[str, object]]:
         return cast("dict[str, object]", _WHOLE.decode(raw)).items()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Part by part is three times slower, and loses only the part that is at fault.
-        return [(name, _readable(part)) for name, part in _PARTS.decode(raw).items()]
+        try:
+            return [(name, _readable(part)) for name, part in _PARTS.decode(raw).items()]
+        except RecursionError:
+            # The call was read with a little more stack left than there is here: it counts, and shows nothing.
+            return []
+
+
+class ShownCall(Mapping[str, object]):
+    """What `describe` shows of a call, as MessagePack until somebody reads it: most exemplars are never looked at."""
+
+    __slots__ = ("_fields", "packed")
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        self._fields: dict[str, object] | None = None
+
+    def __getitem__(self, name: str) -> object:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._read()!r})"
+
+    def _read(self) -> dict[str, object]:
+        if self._fields is None:
+            self._fields = msgspec.msgpack.decode(self.packed, type=dict[str, object])
+        return self._fields
+
+
+def show(raw: bytes) -> ShownCall:
+    """What `describe` shows of one call."""
+    try:
+        call = _USUAL.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ShownCall(_PACKER.encode(describe(raw)[0]))
+    for name, nothing in _NOTHING_IN.items():
+        if getattr(call, name) == nothing:
+            setattr(call, name, None)
+    return ShownCall(_PACKER.encode(call))
 
 
 _ShownText = Annotated[str, Meta(max_length=_TEXT_CHARACTERS)]
 _Shown = _ShownText | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | float | bool
-_ShownMapping = Annotated[dict[_ShownText, _Shown], Meta(max_length=_MAPPING_ENTRIES)]
-_MAPPINGS: Final = (*_NESTED, "stages_ms", "parameters", "scores", "labels")
+_ShownMapping = Annotated[dict[_ShownText, _Shown], Meta(min_length=1, max_length=_MAPPING_ENTRIES)]
 
 
-def _shown_as_it_is(name: str, types: Mapping[str, Any]) -> Any:
-    """A struct of optional fields that takes nothing else: a call that fits it needs no bounding."""
+def _usual(name: str, types: Mapping[str, Any]) -> type[msgspec.Struct]:
+    """A struct of optional fields that takes nothing else, so that what fits needs no bounding."""
     fields = [(field, type_ | None, None) for field, type_ in types.items()]
     return msgspec.defstruct(name, fields, omit_defaults=True, forbid_unknown_fields=True, gc=False)
 
 
-_USUAL: Final = msgspec.json.Decoder(
-    _shown_as_it_is(
+_USUAL_NESTED: Final = {
+    name: _usual(f"Usual_{name}", dict.fromkeys(known, _Shown)) for name, known in _NESTED.items()
+}
+_NOTHING_IN: Final = {name: nested() for name, nested in _USUAL_NESTED.items()}
+_USUAL: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
+    _usual(
         "UsualCall",
         dict.fromkeys(FIELDS, _Shown)
-        | dict.fromkeys(_MAPPINGS, _ShownMapping)
-        | {
-            name: _shown_as_it_is(f"Usual_{name}", dict.fromkeys(known, _Shown))
-            for name, known in _NESTED.items()
-        },
+        | dict.fromkeys(("stages_ms", "parameters", "scores", "labels"), _ShownMapping)
+        | _USUAL_NESTED,
     )
 )
+_PACKER: Final = msgspec.msgpack.Encoder()
 
 
 def _readable(part: msgspec.Raw) -> object:

@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 
 from streams.call_files import CallFileError
 from streams.durations import moment_of
-from streams.kafka import new_consumer, stop_client
+from streams.kafka import new_consumer, no_broker, stop_client
 from streams.settings import Settings
 from streams.setup import wall_ms
 from streams.topic_ids import describe_topics
@@ -30,9 +30,8 @@ async def run_export(settings: Settings, start: str, end: str | None) -> None:
         try:
             await consumer.start()
         except (KafkaError, OSError) as error:
-            raise CallFileError(
-                f"no broker answers at {', '.join(settings.kafka.brokers)}: {error}; see kafka.brokers in the settings"
-            ) from error
+            cause = await no_broker(settings, error)
+            raise CallFileError(f"{cause}; see kafka.brokers in the settings") from error
         found = await describe_topics(consumer._client, settings.calls.topics)  # noqa: SLF001 - no public way
         missing = [topic for topic in settings.calls.topics if topic not in found]
         if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from rules.view import CALL_SOURCE, SHARDS, FieldKind, View
 from streams.call import Batch, Needs, Pricing, Reader
 from streams.chunk import Chunk, Late, Seal, split, split_late
 from streams.engine_counts import EngineCounts
+from streams.event import ShownCall
 from streams.frontier import Frontier, Lateness, clamp, pane_start
 from streams.panes import SERIES_PER_PANE, Block, ViewPanes, filtered
 from streams.records import Records, Rejected, Source
@@ -197,7 +198,7 @@ class Ingest:
         """Everything touched since the last flush, whole; then drop what is sealed."""
         state = self._sources[source]
         by_shard: dict[int, list[Block]] = {shard: [] for shard in range(SHARDS)}
-        described: dict[int, Mapping[str, object]] = {}
+        described: dict[int, ShownCall] = {}
         for panes in state.panes.values():
             for shard, block in _by_shard(panes.view, panes.touched(str(source), described)):
                 by_shard[shard].append(block)
@@ -235,8 +236,7 @@ class Ingest:
 
     def _rebuild(self, state: _SourceState, records: Records) -> None:
         """Count calls again that lie in open panes; those of sealed panes were published before the restart."""
-        if state.before is None:
-            state.before = Frontier()
+        assert state.before is not None
         begins = int(records.offsets[0]), state.before.copy()
         batch, _, _, _ = self._judge(state, records, state.before, begins)
         sealed = state.frontier.sealed_ms(self.config.lateness)

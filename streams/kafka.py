@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from streams.kafka_refusals import refusal
+from streams.kafka_security import KafkaSecurityError, read_access
 from streams.settings import Settings
 
 _log: Final = logging.getLogger(__name__)
@@ -21,10 +24,22 @@ LONGEST_WAIT_SECONDS: Final = 10.0
 FETCH_BYTES: Final = 4 << 20
 
 
+def connection_arguments(settings: Settings) -> dict[str, Any]:
+    """Where the cluster is and as whom to reach it: arguments that every client is built with.
+
+    Files and variables are read each time, so that a client built later has a password that was renewed.
+
+    Raises:
+        KafkaSecurityError: a variable or a file that was there at the start is not there any more.
+    """
+    access = read_access(settings.kafka.security, settings.base, os.environ)
+    return {"bootstrap_servers": settings.kafka.brokers, **access.arguments()}
+
+
 def new_consumer(settings: Settings, group: str | None, client_id: str) -> AIOKafkaConsumer:
     """A consumer that reads committed records only, from the log's start, and commits nothing by itself."""
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka.brokers,
+        **connection_arguments(settings),
         group_id=group,
         client_id=client_id,
         enable_auto_commit=False,
@@ -41,7 +56,7 @@ def new_consumer(settings: Settings, group: str | None, client_id: str) -> AIOKa
 def new_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
     """A producer whose sends count only when every in-sync replica has them."""
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka.brokers,
+        **connection_arguments(settings),
         client_id=client_id,
         acks="all",
         compression_type="lz4",
@@ -53,7 +68,11 @@ def new_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
 async def start_client(
     client: Callable[[], _Client], settings: Settings, stopping: asyncio.Event
 ) -> _Client | None:
-    """Start a client, waiting with back-off while the broker is away; None when `stopping` is set meanwhile."""
+    """Start a client, waiting with back-off while the broker is away; None when `stopping` is set meanwhile.
+
+    Raises:
+        KafkaSecurityError: a broker answers and refuses this client; waiting would not help.
+    """
     pause = 0.5
     while not stopping.is_set():
         candidate = client()
@@ -61,17 +80,26 @@ async def start_client(
             await candidate.start()
         except (KafkaError, OSError) as error:
             await stop_client(candidate)
-            _log.warning(
-                "no broker answers at %s (%s): trying again in %g s",
-                ", ".join(settings.kafka.brokers),
-                error,
-                pause,
-            )
+            _log.warning("%s: trying again in %g s", await no_broker(settings, error), pause)
             await wait(stopping, pause)
             pause = min(2 * pause, LONGEST_WAIT_SECONDS)
         else:
             return candidate
     return None
+
+
+async def no_broker(settings: Settings, error: Exception) -> str:
+    """Why a client could not start.
+
+    Raises:
+        KafkaSecurityError: a broker answers and refuses this client.
+    """
+    found = await refusal(settings.kafka.brokers, settings.kafka.security, settings.base)
+    if found is None:
+        return f"no broker answers at {', '.join(settings.kafka.brokers)} ({error})"
+    if found.final:
+        raise KafkaSecurityError([found.cause]) from error
+    return found.cause
 
 
 async def stop_client(client: AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient) -> None:
@@ -104,31 +132,33 @@ async def wait(event: asyncio.Event, seconds: float) -> None:
 
 async def read_to_end(consumer: AIOKafkaConsumer, topic: str, partition: int = 0) -> list[bytes | None]:
     """Every value of a partition, from its start to its present end."""
-    return [value for _, value in await _read_all(consumer, topic, partition)]
+    return [message.value async for message in _read_all(consumer, topic, [partition])]
 
 
-async def read_live(consumer: AIOKafkaConsumer, topic: str, partition: int) -> dict[bytes, bytes]:
-    """The newest value of each key of a compacted partition, without the removed ones."""
-    live: dict[bytes, bytes] = {}
-    for key, value in await _read_all(consumer, topic, partition):
-        if value is None:
-            live.pop(key or b"", None)
+async def read_live(
+    consumer: AIOKafkaConsumer, topic: str, partitions: Sequence[int]
+) -> dict[int, dict[bytes, bytes]]:
+    """By partition, the newest value of each key of a compacted topic, without the removed ones."""
+    live: dict[int, dict[bytes, bytes]] = {number: {} for number in partitions}
+    async for message in _read_all(consumer, topic, partitions):
+        if message.value is None:
+            live[message.partition].pop(message.key or b"", None)
         else:
-            live[key or b""] = value
+            live[message.partition][message.key or b""] = message.value
     return live
 
 
-async def _read_all(
-    consumer: AIOKafkaConsumer, topic: str, number: int
-) -> list[tuple[bytes | None, bytes | None]]:
-    partition = TopicPartition(topic, number)
-    consumer.assign([partition])
-    await consumer.seek_to_beginning(partition)
-    records: list[tuple[bytes | None, bytes | None]] = []
-    while True:
-        for messages in (await consumer.getmany(timeout_ms=200)).values():
-            records += [(message.key, message.value) for message in messages]
-        # The broker's answer to a fetch says where the end is; `end_offsets` of the embedded broker is wrong.
-        end = consumer.last_stable_offset(partition)
-        if end is not None and await consumer.position(partition) >= end:
-            return records
+async def _read_all(consumer: AIOKafkaConsumer, topic: str, numbers: Sequence[int]) -> AsyncIterator[Any]:
+    """The messages of some partitions from their start to their present end, each partition in order."""
+    left = {TopicPartition(topic, number) for number in numbers}
+    consumer.assign(left)
+    await consumer.seek_to_beginning(*left)
+    while left:
+        for messages in (await consumer.getmany(*left, timeout_ms=200)).values():
+            for message in messages:
+                yield message
+        for partition in list(left):
+            # The broker's answer to a fetch says where the end is; `end_offsets` of the embedded broker is wrong.
+            end = consumer.last_stable_offset(partition)
+            if end is not None and await consumer.position(partition) >= end:
+                left.remove(partition)

@@ -5,6 +5,32 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any, Final
+
+from rules.visible import visible
+
+LONGEST_TRACE_LINE: Final = 400
+LONGEST_MESSAGE_LINES: Final = 100
+
+
+class OneLine(logging.Formatter):
+    """One record, one line: what others wrote cannot start a record of its own, nor move a terminal's cursor.
+
+    A message is cut at 2,000 characters. The lines of a traceback are indented and cut at 400.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """The line of a record."""
+        # Messages of ours may have several lines: a problem each.
+        record.message = "\n  ".join(visible(line) for line in record.message.split("\n", LONGEST_MESSAGE_LINES))
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
+        """The traceback of a record."""
+        return "\n".join(
+            f"  {visible(line, LONGEST_TRACE_LINE)}" for line in super().formatException(ei).split("\n")
+        )
+
 
 
 def configure_logging(level: str, told: tuple[type[Exception], ...] = ()) -> None:
@@ -12,7 +38,7 @@ def configure_logging(level: str, told: tuple[type[Exception], ...] = ()) -> Non
 
     `told`: errors whose message the user is given at the end, so that no record with their traceback is wanted.
     """
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = OneLine("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from notifiers.notification import Notification
+from streams.health import DELIVERING
 from streams.records import Records, Source
 from streams.topic_ids import describe_topics
 
@@ -24,6 +25,7 @@ FETCH_MS: Final = 100
 FRESH_MS: Final = 1_000
 """A source counts as caught up only while its last answered fetch is younger than this."""
 BATCH: Final = 5_000
+"""Calls that are fetched together, at most."""
 COMMIT_SECONDS: Final = 5.0
 _SHOWN: Final = 12
 
@@ -80,6 +82,8 @@ class Stage(Protocol):
     name: str
     topics: Sequence[str]
     flush_ms: int
+    batch: int
+    """Records that are fetched together, at most: a step blocks the process, and with it the consumer's heartbeats."""
 
     def assign(self, source: Source, start: Start) -> int | None:
         """A source is ours now: the offset to read from, None for the start of its log.
@@ -126,25 +130,42 @@ class Loop:
         self._sources: dict[TopicPartition, Source] = {}
         self._total = 0
         self._assignment = 0
-        self._failed: Exception | None = None
+        self._new: set[TopicPartition] = set()
+        self.turns = 0
+        self.doing = "starting"
+        self.joined = False
+        self.failed_commits = 0
 
     @property
     def assigned(self) -> list[Source]:
         """The sources that are ours now."""
         return list(self._sources.values())
 
+    @property
+    def partitions(self) -> Mapping[TopicPartition, Source]:
+        """The partitions that are ours now."""
+        return self._sources
+
+    @property
+    def total(self) -> int:
+        """Partitions of the stage's topics, whoever has them."""
+        return self._total
+
     async def run(self) -> None:
-        """Fetch, step, publish, commit, until told to stop; then a last flush. Raises what an assignment raised."""
+        """Fetch, step, publish, commit, until told to stop; then a last flush."""
         self._consumer.subscribe(list(self._stage.topics), listener=_Listener(self))
         flushed_ms = 0
         while not self._stopping.is_set():
-            if self._failed is not None:
-                raise self._failed
+            self.turns += 1
+            if self._new:
+                await self._until_stopping(self._take_over())
+                continue
+            self.doing = "fetching"
             if not self._sources:
-                # Without an assignment getmany ignores its timeout.
+                # Without partitions getmany ignores its timeout.
                 await asyncio.sleep(0.02)
                 continue
-            fetched = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH)
+            fetched = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=self._stage.batch)
             assignment = self._assignment
             for partition, messages in fetched.items():
                 if assignment != self._assignment:
@@ -152,6 +173,8 @@ class Loop:
                     break
                 if messages and partition in self._sources:
                     await self._do(self._stage.take(self._records(partition, messages)))
+                    # Where nothing had to be awaited, nobody else had a turn: heartbeats, other stages, signals.
+                    await asyncio.sleep(0)
             now = self._now_ms()
             if now - flushed_ms >= self._stage.flush_ms:
                 flushed_ms = now
@@ -164,18 +187,34 @@ class Loop:
         caught_up = await self._caught_up()
         await self._do(self._stage.flush(Clock(self._now_ms(), caught_up, self._total)))
 
-    async def assign(self, partitions: set[TopicPartition]) -> None:
-        """Take partitions over: where each starts follows from what was committed."""
-        new = [partition for partition in sorted(partitions) if partition not in self._sources]
-        if not new:
-            return
-        if self._before_assign is not None:
-            await self._before_assign([partition.partition for partition in new])
-        described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
-        committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
-        beginnings = await self._consumer.beginning_offsets(new)
-        # Nothing is awaited from here on: a record fetched meanwhile belongs to no source, or to one that was sought.
+    def assign(self, partitions: set[TopicPartition]) -> None:
+        """Note that partitions are ours.
+
+        They are taken over in the loop and not here: while aiokafka waits for its listener it sends no heartbeats, and
+        what a stage reads first may take longer than the session.
+        """
         self._assignment += 1
+        self._new = {partition for partition in partitions if partition not in self._sources}
+        self.joined = not self._new
+
+    async def _take_over(self) -> None:
+        """Take the new partitions: where each starts follows from what was committed."""
+        self.doing = "taking partitions over"
+        assignment, new = self._assignment, sorted(self._new)
+        try:
+            if self._before_assign is not None:
+                await self._before_assign([partition.partition for partition in new])
+            described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
+            committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
+            beginnings = await self._consumer.beginning_offsets(new)
+        except KafkaError:
+            if assignment == self._assignment:
+                raise
+            return  # as below
+            return  # they moved meanwhile
+        if assignment != self._assignment:
+            return  # as above
+        self._new = set()
         self._total = sum(count for _, count in described.values())
         starts: dict[TopicPartition, int | None] = {}
         for partition in new:
@@ -185,21 +224,33 @@ class Loop:
             starts[partition] = offset = self._stage.assign(source, Start(at, beginnings[partition]))
             self._consumer.seek(partition, beginnings[partition] if offset is None else offset)
             self._sources[partition] = source
+        self.joined = True
         _log.info("%s reads %s", self._stage.name, describe_starts(starts))
+
+    async def _until_stopping(self, work: Coroutine[None, None, None]) -> None:
+        """Do something, but drop it when it is time to stop: it may wait for a broker that is away."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.wait({working, stopping})
 
     def revoke(self, partitions: set[TopicPartition]) -> None:
         """Give partitions up."""
         self._assignment += 1
+        self._new -= partitions
         for partition in partitions:
             source = self._sources.pop(partition, None)
             if source is not None:
                 self._stage.revoke(source)
 
-    def fail(self, error: Exception) -> None:
-        """Have `run` raise an error: aiokafka only logs those of its listeners."""
-        self._failed = error
-
     async def _do(self, effects: Effects) -> None:
+        self.doing = "publishing"
         for records in (effects.publish, *effects.then):
             if records:
                 sent = [
@@ -208,9 +259,11 @@ class Loop:
                 ]
                 await asyncio.gather(*sent)
         if self._deliver is not None:
+            self.doing = DELIVERING
             for notification in effects.deliver:
                 await self._deliver(notification)
         if effects.commit:
+            self.doing = "committing"
             partition_of = {source: partition for partition, source in self._sources.items()}
             offsets = {
                 partition_of[source]: OffsetAndMetadata(at.offset, at.metadata)
@@ -224,10 +277,12 @@ class Loop:
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
                 await self._consumer.commit(offsets)
+            self.failed_commits = 0
         except (CommitFailedError, IllegalStateError) as error:
             # Partitions moved meanwhile: whoever has them now starts from what was committed before, and loses nothing.
             _log.warning("%s: not committed: %s", self._stage.name, error)
         except (TimeoutError, KafkaError) as error:
+            self.failed_commits += 1
             _log.warning("%s: not committed, trying again at the next flush: %r", self._stage.name, error)
 
     def _records(self, partition: TopicPartition, messages: Sequence[object]) -> Records:
@@ -266,13 +321,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
         self._loop = loop
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._loop.joined = False
         self._loop.revoke(set(revoked))
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        try:
-            await self._loop.assign(set(assigned))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the loop raises it
-            self._loop.fail(error)
+        self._loop.assign(set(assigned))
 
 
 def describe_starts(starts: Mapping[TopicPartition, int | None]) -> str:

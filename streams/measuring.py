@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from rules.labels import MODEL_CALLS, Matcher, Series
-from rules.measures import Measure, measure
+from rules.measures import Measure, UnknownMeasureError, measure
 from rules.reading import Bools, Readings, read
 from rules.rule import RuleSet
 from rules.view import FieldKind, View
@@ -71,7 +71,7 @@ class Measured:
 
 
 def names_in(records: Records | None) -> tuple[set[str], set[str]]:
-    """Names of stages and scores in some calls, bounded; unreadable calls name none."""
+    """Names of stages and scores in some calls that a measure can have, bounded; unreadable calls name none."""
     stages: set[str] = set()
     scores: set[str] = set()
     decoder = msgspec.json.Decoder(_Names)
@@ -82,7 +82,18 @@ def names_in(records: Records | None) -> tuple[set[str], set[str]]:
             continue
         stages |= set(named.stages_ms or ())
         scores |= set(named.scores or ())
-    return set(sorted(stages)[:_NAMES]), set(sorted(scores)[:_NAMES])
+    return _measured("stage", stages), _measured("score", scores)
+
+
+def _measured(family: str, names: Iterable[str]) -> set[str]:
+    def is_measure(name: str) -> bool:
+        try:
+            measure(f"{family}.{name}.avg")
+        except UnknownMeasureError:
+            return False
+        return True
+
+    return set(list(filter(is_measure, sorted(names)))[:_NAMES])
 
 
 def measure_names(stages: Iterable[str] = (), scores: Iterable[str] = ()) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -11,8 +11,12 @@ from notifiers.notification import Notification, Standing, net_state, notificati
 from notifiers.routing import Route
 from rules.rule import Severity
 from rules.transition import State, Transition
+from streams.recent import Recent
 
 FORMAT: Final = 1
+
+ShortText = Annotated[str, msgspec.Meta(max_length=200)]
+"""What is remembered for long; ours are shorter."""
 
 
 class NotificationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,11 +26,11 @@ class NotificationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     format: int = FORMAT
-    id: str
+    id: ShortText
     transition: str
-    alert_id: str
+    alert_id: ShortText
     alert: str
-    receiver: str
+    receiver: ShortText
     reason: str
     outcome: str
     detail: str = ""
@@ -44,7 +48,10 @@ def encode(record: NotificationRecord) -> bytes:
 
 def decode(value: bytes) -> NotificationRecord:
     """The record of a value. Raises msgspec.MsgspecError when it is none."""
-    return msgspec.json.decode(value, type=NotificationRecord)
+    try:
+        return msgspec.json.decode(value, type=NotificationRecord)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"not JSON text: {error}") from error
 
 
 class Notify:
@@ -53,8 +60,8 @@ class Notify:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = tuple(routes)
         self._standings: dict[tuple[str, str], Standing] = {}
-        self._settled: set[str] = set()
-        self._seen: set[str] = set()
+        self._settled = Recent()
+        self._seen = Recent()
         self._waiting: list[Transition] | None = []
 
     def learn(self, record: NotificationRecord) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from notifiers.notification import Notification
 from notifiers.routing import Route
 from streams import alert_record, notify
 from streams.alert_record import AlertRecordError
+from streams.builtin import BuiltinAlerts, Condition, Deliveries
 from streams.loop import Clock, Effects, Outgoing, Start
 from streams.notify import NotificationRecord, Notify
 from streams.records import Records, Source
@@ -22,27 +23,46 @@ _log: Final = logging.getLogger(__name__)
 
 
 class NotifyStage:
-    """Transitions in; what is to be delivered, and the log of it, out. The log is read before the alerts are."""
+    """Transitions in; what is to be delivered, and the log of it, out. The log is read before the alerts are.
+
+    Whoever notifies also makes the built-in alerts: there is one at a time, and it knows which of them fire.
+    `conditions` says by alert what is wrong at a time (epoch ms); None where nothing is known of it.
+    """
 
     name = "notify"
+    batch = 500
 
-    def __init__(self, settings: Settings, routes: Sequence[Route]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        routes: Sequence[Route],
+        conditions: Callable[[int], Mapping[str, Iterable[Condition] | None]] = lambda _: {},
+    ) -> None:
         self.topics: Sequence[str] = [settings.topics.alerts]
         self.flush_ms = settings.flush
         self.unreadable = 0
         self._log_topic = settings.topics.notifications
+        self._alerts_topic = settings.topics.alerts
         self._routes = routes
         self._notify = Notify(routes)
+        self.deliveries = Deliveries()
+        self._conditions = conditions
+        self._builtin = BuiltinAlerts()
 
     def read_log(self, values: Iterable[bytes | None]) -> None:
         """Start anew from the notification log."""
         self._notify = Notify(self._routes)
+        self.deliveries = Deliveries()
+        self._builtin = BuiltinAlerts()
         for value in values:
             try:
-                self._notify.learn(notify.decode(value or b""))
+                record = notify.decode(value or b"")
             except msgspec.MsgspecError as error:
                 self.unreadable += 1
                 _log.error("a record of %s cannot be read: %s: passed over", self._log_topic, error)
+                continue
+            self._notify.learn(record)
+            self.deliveries.take(record)
 
     def assign(self, source: Source, start: Start) -> int | None:
         """Read every alert that is kept: the log says what is settled."""
@@ -63,20 +83,29 @@ class NotifyStage:
                 self.unreadable += 1
                 _log.error("%s, offset %d: %s: passed over", records.source, offset, error)
                 continue
+            self._builtin.learn(transition)
             to_send, to_log = self._notify.take(transition)
             deliver += to_send
             logged += to_log
         return Effects([self._logged(each) for each in logged], deliver=deliver)
 
     def flush(self, clock: Clock) -> Effects:
-        """Once everything that is kept has been read, say what is left to say."""
-        if not self._notify.is_waiting or not clock.caught_up:
-            return Effects()
-        deliver, logged = self._notify.caught_up()
-        return Effects([self._logged(each) for each in logged], deliver=deliver)
+        """Once everything that is kept has been read, say what is left to say; from then on, built-in alerts."""
+        if self._notify.is_waiting:
+            if not clock.caught_up:
+                return Effects()
+            deliver, logged = self._notify.caught_up()
+            return Effects([self._logged(each) for each in logged], deliver=deliver)
+        made = self._builtin.step(self._conditions(clock.wall_ms), clock.wall_ms)
+        return Effects(
+            [
+                Outgoing(self._alerts_topic, alert_record.encode(each), each.id.encode(), 0)
+                for each in made
+            ]
+        )
 
     def settled(self, notification: Notification, result: Result, at_ms: int) -> Outgoing:
-        """The log's record of a delivery that ended."""
+        """The log's record of a delivery that ended, which also tells whether the receiver fails."""
         outcome = (
             "sent"
             if isinstance(result, Delivered)
@@ -86,16 +115,18 @@ class NotifyStage:
         )
         detail = result.receipt if isinstance(result, Delivered) else result.reason
         repeated = isinstance(result, Delivered) and result.possibly_repeated
-        return self._record(notification, outcome, detail, at_ms, repeated=repeated)
+        record = self._record(notification, outcome, detail, at_ms, repeated=repeated)
+        self.deliveries.take(record)
+        return self._outgoing(record)
 
     def _logged(self, notification: Notification) -> Outgoing:
-        return self._record(notification, "logged", "", notification.transition.at_ms)
+        return self._outgoing(self._record(notification, "logged", "", notification.transition.at_ms))
 
     def _record(
         self, notification: Notification, outcome: str, detail: str, at_ms: int, *, repeated: bool = False
-    ) -> Outgoing:
+    ) -> NotificationRecord:
         transition = notification.transition
-        record = NotificationRecord(
+        return NotificationRecord(
             id=notification.id,
             transition=transition.id,
             alert_id=transition.alert_id,
@@ -110,4 +141,6 @@ class NotifyStage:
             at_ms=at_ms,
             possibly_repeated=repeated,
         )
-        return Outgoing(self._log_topic, notify.encode(record), notification.id.encode(), 0)
+
+    def _outgoing(self, record: NotificationRecord) -> Outgoing:
+        return Outgoing(self._log_topic, notify.encode(record), record.id.encode(), 0)

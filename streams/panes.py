@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +15,7 @@ from rules.transition import Exemplar
 from rules.view import Field, FieldKind, View
 from streams.call import Batch
 from streams.distinct import KEYS, highest_ranks
-from streams.event import describe
+from streams.event import ShownCall, show
 from streams.histogram import BUCKETS, count_keys, merge_counts
 from streams.series_table import SeriesTable
 from streams.times import UNKNOWN
@@ -37,14 +37,14 @@ class Candidate:
     at_ms: int
     value: int
     raw: bytes
-    shown: Mapping[str, object] | None = None
+    shown: ShownCall | None = None
 
-    def exemplar(self, source: str, described: dict[int, Mapping[str, object]]) -> Exemplar:
+    def exemplar(self, source: str, described: dict[int, ShownCall]) -> Exemplar:
         """The call as it may be shown; `described` are the calls described so far, by offset."""
         if self.shown is None:
             self.shown = described.get(self.offset)
             if self.shown is None:
-                self.shown = described[self.offset] = describe(self.raw)[0]
+                self.shown = described[self.offset] = show(self.raw)
         return Exemplar(self.at_ms, source, self.offset, self.value, self.shown)
 
 
@@ -172,7 +172,7 @@ class ViewPanes:
         for each in self._shown:
             self._show(each, batch, at, whole=whole)
 
-    def touched(self, source: str, described: dict[int, Mapping[str, object]]) -> Block:
+    def touched(self, source: str, described: dict[int, ShownCall]) -> Block:
         """The whole content of every cell changed since the last call, in order of pane start and of arrival.
 
         `described` is shared by the views of a source, which often show the same calls.
@@ -186,15 +186,17 @@ class ViewPanes:
         gone = [start for start in self._slots if start + self.pane_ms <= before_ms]
         if not gone:
             return
-        dead = np.zeros(self._size, bool)
+        held = self._cells.number[: self._size]
+        dead = (held >= 0) & (self._cells.start_ms[: self._size] <= before_ms - self.pane_ms)
+        freed = np.flatnonzero(dead)
         for start in gone:
             slot = self._slots.pop(start)
-            self._panes[slot] = None
+            pane, self._panes[slot] = self._panes[slot], None
             self._free_slots.append(slot)
-            cells = self._cell_of[slot]
-            dead[cells[cells >= 0]] = True
-            self._cell_of[slot] = -1
-        freed = np.flatnonzero(dead)
+            if pane is None or pane.other >= 0:
+                self._cell_of[slot] = -1  # series beyond the cap share a cell
+            else:
+                self._cell_of[slot, held[freed[self._cells.start_ms[freed] == start]]] = -1
         self._cells.number[freed] = -1
         self._cells.touched[freed] = False
         self._eligible[freed] = False
@@ -245,45 +247,53 @@ class ViewPanes:
     def _cells_for(self, slot: Ints, numbers: Ints) -> Ints:
         if len(self.table) > self._cell_of.shape[1]:
             self._widen(0, max(16, 2 * len(self.table)))
-        cells = self._cell_of[slot, numbers]
+        width = self._cell_of.shape[1]
+        at = slot * width + numbers
+        cells: Ints = self._cell_of.ravel()[at]
         missing = cells < 0
         if missing.any():
-            width = self._cell_of.shape[1]
-            wanted, first = np.unique(slot[missing] * width + numbers[missing], return_index=True)
-            for combined in wanted[np.argsort(first)].tolist():
-                self._open(*divmod(combined, width))
+            wanted, first = np.unique(at[missing], return_index=True)
+            new_slot, new_number = np.divmod(wanted[np.argsort(first)], width)
+            for number in np.unique(new_slot).tolist():
+                self._open(number, new_number[new_slot == number])
             cells = self._cell_of[slot, numbers]
         return cells
 
-    def _open(self, slot: int, number: int) -> None:
+    def _open(self, slot: int, numbers: Ints) -> None:
+        """Give series that are new to a pane, in order of arrival, their cells."""
         pane = self._panes[slot]
         assert pane is not None
-        if pane.series >= self.series_per_pane:
-            if pane.other < 0:
-                # A call may itself say "<other>": it shares the cell, so that no pane has a series twice.
-                other = self.table.number((OTHER,) * len(self.view.by))
-                self._widen(0, len(self.table))
-                if self._cell_of[slot, other] < 0:
-                    self._cell_of[slot, other] = self._new_cell(pane, other)
-                pane.other = int(self._cell_of[slot, other])
-            self._cell_of[slot, number] = pane.other
-            self.other_calls += 1
+        room = max(0, self.series_per_pane - pane.series)
+        opened, beyond = numbers[:room], numbers[room:]
+        self._cell_of[slot, opened] = self._new_cells(pane, opened)
+        pane.series += len(opened)
+        if len(beyond) == 0:
             return
-        self._cell_of[slot, number] = self._new_cell(pane, number)
-        pane.series += 1
+        if pane.other < 0:
+            # A call may itself say "<other>": it shares the cell, so that no pane has a series twice.
+            other = self.table.number((OTHER,) * len(self.view.by))
+            self._widen(0, len(self.table))
+            if self._cell_of[slot, other] < 0:
+                self._cell_of[slot, other] = self._new_cells(pane, np.array([other]))[0]
+            pane.other = int(self._cell_of[slot, other])
+        self._cell_of[slot, beyond] = pane.other
+        self.other_calls += len(beyond)
 
-    def _new_cell(self, pane: _Slot, number: int) -> int:
-        if self._free:
-            cell = self._free.pop()
-        else:
-            cell = self._size
-            self._size += 1
-            if self._size > len(self._cells.number):
-                self._grow(max(64, 2 * self._size))
-        self._cells.start_ms[cell] = pane.start_ms
-        self._cells.number[cell] = number
-        self._eligible[cell] = pane.series < EXEMPLARS_PER_PANE
-        return cell
+    def _new_cells(self, pane: _Slot, numbers: Ints) -> Ints:
+        count = len(numbers)
+        reused = self._free[max(0, len(self._free) - count) :]
+        del self._free[len(self._free) - len(reused) :]
+        fresh = count - len(reused)
+        cells = np.concatenate(
+            (np.array(reused, np.int64), np.arange(self._size, self._size + fresh, dtype=np.int64))
+        )
+        self._size += fresh
+        if self._size > len(self._cells.number):
+            self._grow(max(64, 2 * self._size))
+        self._cells.start_ms[cells] = pane.start_ms
+        self._cells.number[cells] = numbers
+        self._eligible[cells] = pane.series + np.arange(count) < EXEMPLARS_PER_PANE
+        return cells
 
     def _grow(self, capacity: int) -> None:
         def grown(array: NDArray[np.generic], fill: int) -> NDArray[np.generic]:
@@ -344,12 +354,18 @@ class ViewPanes:
         # Of equal values the first by offset stands, whatever the batches: `better` is strict, this takes the first.
         distinct, first = np.unique(cells, return_index=True)
         candidates = self._candidates[each]
-        for cell, position in zip(distinct.tolist(), positions[first].tolist(), strict=True):
+        positions = positions[first]
+        for cell, position, offset, at_ms, value in zip(
+            distinct.tolist(),
+            positions.tolist(),
+            batch.offsets[positions].tolist(),
+            batch.at_ms[positions].tolist(),
+            best[distinct].tolist(),
+            strict=True,
+        ):
             raw = batch.raw[position]
             assert raw is not None
-            candidates[cell] = Candidate(
-                int(batch.offsets[position]), int(batch.at_ms[position]), int(best[cell]), raw
-            )
+            candidates[cell] = Candidate(offset, at_ms, value, raw)
 
     def _compact(self) -> None:
         """Bound what waits to be counted where flushes are rare, as in measuring a whole file."""
@@ -376,13 +392,16 @@ class ViewPanes:
             self._counted[each] = (keys, counts)
         return keys, counts
 
-    def _block(self, cells: Ints, source: str, described: dict[int, Mapping[str, object]]) -> Block:
+    def _block(self, cells: Ints, source: str, described: dict[int, ShownCall]) -> Block:
         start, number = self._cells.start_ms[cells], self._cells.number[cells]
         order = np.lexsort((number, start))
         cells, start, number = cells[order], start[order], number[order]
-        used, row = np.unique(number, return_inverse=True)
+        is_used = np.zeros(len(self.table), bool)
+        is_used[number] = True
+        used, row = np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[number]
         entry_of = np.full(max(1, self._size), -1, np.int64)
         entry_of[cells] = np.arange(len(cells))
+        known = self.table.series
         sparse = {}
         for each in self._sparse:
             keys, counts = self._compacted(each)
@@ -392,20 +411,23 @@ class ViewPanes:
             sparse[each.name] = Sparse(
                 entry[kept][by_entry], (keys[kept] % _width(each))[by_entry], counts[kept][by_entry]
             )
-        shown = tuple(
-            (entry, each.name, candidate.exemplar(source, described))
-            for each in self._shown
-            for entry, cell in enumerate(cells.tolist())
-            if (candidate := self._candidates[each].get(cell)) is not None
-        )
+        shown: list[tuple[int, str, Exemplar]] = []
+        for each in self._shown:
+            name, candidates = each.name, self._candidates[each]
+            held = np.fromiter(candidates, np.int64, len(candidates))
+            entries = entry_of[held]
+            for at in np.argsort(entries, kind="stable").tolist():
+                if entries[at] >= 0:
+                    candidate = candidates[int(held[at])]
+                    shown.append((int(entries[at]), name, candidate.exemplar(source, described)))
         return Block(
             view=self.view.hash,
-            series=tuple(self.table.series[i] for i in used.tolist()),
+            series=tuple([known[number] for number in used.tolist()]),
             row=row.astype(np.int64),
             start_ms=start,
             columns={each.name: self._cells.fields[each][cells] for each in self._plain},
             sparse=sparse,
-            exemplars=shown,
+            exemplars=tuple(shown),
         )
 
 

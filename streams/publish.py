@@ -8,10 +8,11 @@ import click
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from rules.visible import visible
 from streams.call import Batch, Needs, Reader
 from streams.call_files import CallFile, CallFileError
 from streams.event import FIELDS
-from streams.kafka import new_producer, stop_client
+from streams.kafka import new_producer, no_broker, stop_client
 from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress
 from streams.settings import Settings
@@ -37,15 +38,15 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
         try:
             await producer.start()
         except (KafkaError, OSError) as error:
-            raise CallFileError(
-                f"no broker answers at {', '.join(settings.kafka.brokers)}: {error}; see kafka.brokers in the settings"
-            ) from error
+            cause = await no_broker(settings, error)
+            raise CallFileError(f"{cause}; see kafka.brokers in the settings") from error
         if topic not in await describe_topics(producer.client, [topic]):
             raise CallFileError(f"topic {topic} does not exist: create it with `tocsin topics create`")
         for batch in with_progress(file, file.batches()):
             read, rejected = reader.read(batch)
             for each in rejected[: max(0, _SHOWN - invalid)]:
-                click.echo(f"{each.source.topic}:{each.offset}: not published: {each.reason}", err=True)
+                reason = visible(each.reason)
+                click.echo(f"{visible(each.source.topic)}:{each.offset}: not published: {reason}", err=True)
             invalid += len(rejected)
             await _send(producer, topic, read)
             published += len(read)

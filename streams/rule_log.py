@@ -104,4 +104,7 @@ def encode(record: RulesRecord) -> bytes:
 
 def decode(value: bytes) -> RulesRecord:
     """The record of a value. Raises msgspec.DecodeError when it is none."""
-    return msgspec.json.decode(value, type=RulesRecord)
+    try:
+        return msgspec.json.decode(value, type=RulesRecord)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"not JSON text: {error}") from error

@@ -30,14 +30,22 @@ class OutdatedRules(Exception):  # noqa: N818 - it is a refusal with instruction
 
 
 async def agree_on_rules(
-    setup: Setup, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, now_ms: int, *, activate: bool = False
+    setup: Setup,
+    consumer: AIOKafkaConsumer,
+    producer: AIOKafkaProducer,
+    now_ms: int,
+    *,
+    activate: bool = False,
+    problems: list[str] | None = None,
 ) -> RuleLog:
     """The log as it stands, after publishing this worker's rules where they are new.
 
     Files that were replaced by later ones do not win by accident: without `activate` the newest set stays in force.
+    `problems` receives why rule sets that should hold now cannot be loaded.
     """
+    problems = [] if problems is None else problems
     topic = setup.settings.topics.rules
-    records = await read_records(consumer, topic)
+    records = await read_records(consumer, topic, problems)
     try:
         mine = next_record(setup, records, now_ms, activate=activate)
     except OutdatedRules as error:
@@ -48,17 +56,26 @@ async def agree_on_rules(
         await producer.send_and_wait(topic, rule_log.encode(mine), key=key, partition=0)
         _log.info("published rule set %s, in force from %s", mine.hash, rfc3339(mine.from_ms))
         # Another worker may have published at the same moment: what both go by is the log, in its order.
-        records = await read_records(consumer, topic)
-    return log_of(records, now_ms)
+        records = await read_records(consumer, topic, problems)
+    return log_of(records, now_ms, problems)
 
 
-async def read_records(consumer: AIOKafkaConsumer, topic: str) -> list[RulesRecord]:
-    """Every record of the rules topic, in its order; what cannot be read is named in the log and passed over."""
+async def read_records(
+    consumer: AIOKafkaConsumer, topic: str, problems: list[str] | None = None
+) -> list[RulesRecord]:
+    """Every record of the rules topic, in its order; what cannot be read is named in the log and passed over.
+
+    `problems` receives what is wrong with records that no readable one came after.
+    """
     records = []
+    problems = [] if problems is None else problems
+    problems.clear()
     for value in await read_to_end(consumer, topic):
         try:
             records.append(rule_log.decode(value or b""))
+            problems.clear()
         except msgspec.MsgspecError as error:
+            problems.append(f"a record cannot be read: {error}")
             _log.error("a record of %s cannot be read: %s: passed over", topic, error)
     return records
 
@@ -96,8 +113,9 @@ def next_record(
     )
 
 
-def log_of(records: list[RulesRecord], now_ms: int) -> RuleLog:
-    """The epochs that still concern anything."""
+def log_of(records: list[RulesRecord], now_ms: int, problems: list[str] | None = None) -> RuleLog:
+    """The epochs that still concern anything; `problems` receives why those that should hold now are not among them."""
+    found: list[str] = []
     ordered = sorted(records, key=lambda record: record.from_ms)
     first = max((i for i, record in enumerate(ordered) if record.from_ms <= now_ms - KEPT_MS), default=0)
     epochs = []
@@ -105,6 +123,7 @@ def log_of(records: list[RulesRecord], now_ms: int) -> RuleLog:
         try:
             rules = parse_rule_files([RuleFile(file.name, file.text) for file in record.files], None)
         except InvalidFilesError as error:
+            found.append(f"rule set {record.hash} cannot be loaded: {error}")
             _log.error(
                 "rule set %s, in force from %d, cannot be read any more: %s",
                 record.hash,
@@ -114,6 +133,10 @@ def log_of(records: list[RulesRecord], now_ms: int) -> RuleLog:
             continue
         extra = (overview_view(record.overview),) if record.overview else ()
         epochs.append(Epoch(record.from_ms, rules, extra))
+        if record.from_ms <= now_ms:
+            found.clear()
+    if problems is not None:
+        problems += found
     return RuleLog(epochs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -26,11 +27,14 @@ from pydantic_settings import (
 )
 
 from notifiers.links import LinkError, compile_trace_link
-from notifiers.receivers import ReceiverConfig, RouteConfig
+from notifiers.receivers import ReceiverConfig, RouteConfig, VariableName
 from rules.labels import is_dimension
 from rules.problem import InvalidFilesError, Problem, did_you_mean
 from rules.quantities import QuantityError, parse_duration
 from rules.source import read_yaml, validate
+from streams.kafka_security import KafkaSecurityError, SecuritySettings, read_access, warnings_of
+
+_log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "TOCSIN_"
 _NOT_SETTINGS: Final = ("TOCSIN_TEST_", "TOCSIN_UPDATE_")
@@ -69,6 +73,15 @@ def _addresses(brokers: list[str]) -> list[str]:
         if not _ADDRESS.fullmatch(broker):
             raise ValueError(f'"{broker}" is no broker: write HOST:PORT, such as localhost:9092')
     return brokers
+
+
+def _listen(value: object) -> object:
+    # A file that is read by another YAML reader may say "off" as false.
+    if value is False or value == "off":
+        return "off"
+    if not isinstance(value, str) or not _ADDRESS.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 65_536:
+        raise ValueError("write HOST:PORT, such as 127.0.0.1:8780, or off")
+    return value
 
 
 def _different(topics: list[str]) -> list[str]:
@@ -115,6 +128,8 @@ class KafkaSettings(_Part):
     """Replicas of the topics that Tocsin creates."""
     session_timeout: Annotated[Duration, AfterValidator(_session)] = 10_000
     """How long a worker may be silent before the others take its partitions."""
+    security: SecuritySettings = SecuritySettings()
+    """TLS and SASL."""
 
 
 class CallsSettings(_Part):
@@ -142,6 +157,38 @@ class TopicsSettings(_Part):
     snapshots: Topic = "llm.snapshots"
 
 
+class WebSettings(_Part):
+    """The health server."""
+
+    listen: Annotated[str, BeforeValidator(_listen)] = "127.0.0.1:8780"
+    """HOST:PORT, or "off"."""
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port; None where it is off."""
+        host, _, port = self.listen.rpartition(":")
+        return (host.strip("[]"), int(port)) if host else None
+
+
+class WatchdogSettings(_Part):
+    """How long is too long: past it a part is started again, or the worker ends with the reason."""
+
+    stall: Annotated[Duration, Field(ge=10_000)] = 60_000
+    """No progress of a stage although there is something to read, or no sign of life of it."""
+    evaluation: Annotated[Duration, Field(ge=10_000)] = 120_000
+    """What was evaluated last is this old, beyond the lateness."""
+    commit: Annotated[Duration, Field(ge=10_000)] = 60_000
+    notification: Annotated[Duration, Field(ge=10_000)] = 300_000
+
+
+class HeartbeatSettings(_Part):
+    """The dead man's switch."""
+
+    url_env: VariableName | None = None
+    """The variable that holds the URL of an outside monitor; None: no heartbeat."""
+    every: Annotated[Duration, Field(ge=1_000)] = 60_000
+
+
 class Config(_Part):
     """What a file says."""
 
@@ -162,8 +209,15 @@ class Config(_Part):
         default=["feature"]
     )
     """Dimensions of the overview; empty switches it off."""
-    receivers: dict[str, ReceiverConfig] = Field(default_factory=lambda: {"here": ReceiverConfig(console={})})  # type: ignore[arg-type]
-    routes: list[RouteConfig] = Field(default_factory=lambda: [RouteConfig(to=["here"])])
+    web: WebSettings = WebSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    receivers: Annotated[dict[str, ReceiverConfig], Field(max_length=100)] = Field(
+        default_factory=lambda: {"here": ReceiverConfig(console={})}  # type: ignore[arg-type]
+    )
+    routes: Annotated[list[RouteConfig], Field(max_length=1_000)] = Field(
+        default_factory=lambda: [RouteConfig(to=["here"])]
+    )
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
@@ -229,8 +283,17 @@ def load_settings(path: Path | None) -> Settings:
     except SettingsError as error:
         named = re.search(r'field "([^"]*)"', str(error))
         problems.append(_in_environment(_variable((named[1],) if named else ()), "not valid JSON"))
+    except RecursionError:
+        problems.append(_in_environment(f"{PREFIX}...", "a value of JSON is nested too deeply"))
+    if settings is not None:
+        try:
+            read_access(settings.kafka.security, settings.base, os.environ)
+        except KafkaSecurityError as error:
+            problems += [Problem("settings", 0, 0, cause) for cause in error.problems]
     if problems or settings is None:
         raise InvalidFilesError(problems)
+    for warning in warnings_of(settings.kafka.security, settings.kafka.brokers):
+        _log.warning("%s", warning)
     return settings
 
 
@@ -274,7 +337,7 @@ def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
         yield variable
         kinds = [field.annotation, *get_args(field.annotation)]
         for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, _Part):
+            if isinstance(kind, type) and issubclass(kind, _Part | SecuritySettings):
                 yield from _variables(kind, f"{variable}__")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
 from notifiers.delivery import Receiver
-from notifiers.links import TraceLink, compile_trace_link
+from notifiers.links import TraceLink, compile_trace_link, safe_url
 from notifiers.message import Message, build_message
 from notifiers.notification import Notification
 from notifiers.receivers import ReceiverError, build_receivers, build_routes
@@ -42,6 +42,8 @@ class Setup:
     receivers: Mapping[str, Receiver]
     routes: Sequence[Route]
     trace_link: TraceLink | None
+    heartbeat_url: str | None = field(default=None, repr=False)
+    """Of the outside monitor: a secret."""
 
     @property
     def ingest(self) -> IngestConfig:
@@ -93,10 +95,11 @@ def read_setup(
             runbook_url(settings.runbooks, "name")
         except ValueError as error:
             problems.append(Problem("settings", 0, 0, f"runbooks: {error}"))
+    url = _heartbeat_url(settings, environ, problems)
     if problems:
         raise InvalidFilesError(problems)
     link = None if settings.traces is None else compile_trace_link(settings.traces)
-    return Setup(settings, files, rules, runbooks, prices, receivers, routes, link)
+    return Setup(settings, files, rules, runbooks, prices, receivers, routes, link, url)
 
 
 def check_rules(paths: Sequence[str], runbooks: Path | None) -> tuple[int, int]:
@@ -142,6 +145,17 @@ def _read_rules(
     except InvalidFilesError as error:
         problems += error.problems
     return files, rules, runbooks or {}, problems
+
+
+def _heartbeat_url(settings: Settings, environ: Mapping[str, str], problems: list[Problem]) -> str | None:
+    name = settings.heartbeat.url_env
+    if name is None:
+        return None
+    url = environ.get(name, "").strip()
+    if safe_url(url) is None:
+        cause = "is not set" if not url else "holds no http or https URL"
+        problems.append(Problem("settings", 0, 0, f"heartbeat.url_env: the environment variable {name} {cause}"))
+    return url
 
 
 def runbook_folder(settings: Settings) -> Path | None:

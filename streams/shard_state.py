@@ -108,7 +108,7 @@ def decode(data: bytes) -> ShardState:
     """
     try:
         state = _DECODER.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StateError(f"not a state: {error}") from error
     if state.format != FORMAT:
         raise StateError(f"format {state.format} of a state is not known here, only {FORMAT}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ KEPT: Final = 2
 """Snapshots of a shard that stay in the topic."""
 LARGEST_BYTES: Final = 4 << 30
 """A state larger than this, decompressed, is refused: the bytes are not ours."""
+MOST_CHUNKS: Final = LARGEST_BYTES // CHUNK_BYTES
 _LEVEL: Final = 3
+_KEY: Final = re.compile(rb"(chunk/[0-9]{20}/[0-9a-zA-Z-]{1,64}/[0-9]{6}|manifest/[0-9]{20}/[0-9a-zA-Z-]{1,64})")
 
 
 class SnapshotError(ValueError):
@@ -62,8 +65,9 @@ class Snapshots:
         self.taken_ms = 0
         self.problems: list[str] = []
         self._shard = shard
-        self._records = dict(records)
-        self._keys = set(records)
+        # What is not named as ours are is another's: it is neither read nor removed.
+        self._records = {key: value for key, value in records.items() if _KEY.fullmatch(key)}
+        self._keys = set(self._records)
         self._offset = -1
         self._generation = generation or uuid.uuid4().hex
 
@@ -134,6 +138,8 @@ def _packed(records: Mapping[bytes, bytes], manifest: Manifest, shard: int) -> b
     """The state of a manifest whose chunks are all there and add up. Raises SnapshotError, zstandard.ZstdError."""
     if manifest.format != FORMAT:
         raise SnapshotError(f"format {manifest.format} is not known here, only {FORMAT}")
+    if not 0 <= manifest.chunks <= MOST_CHUNKS:
+        raise SnapshotError(f"{manifest.chunks} chunks are more than a state can have ({MOST_CHUNKS:,})")
     if manifest.shard != shard:
         raise SnapshotError(f"it is of shard {manifest.shard}")
     pieces = [
@@ -144,7 +150,10 @@ def _packed(records: Mapping[bytes, bytes], manifest: Manifest, shard: int) -> b
     packed = b"".join(piece for piece in pieces if piece is not None)
     if len(packed) != manifest.size or hashlib.sha256(packed).hexdigest() != manifest.sha256:
         raise SnapshotError("its checksum does not match")
-    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=LARGEST_BYTES)
+    # The whole size stands at the beginning, and is allocated at once.
+    if not 0 <= (size := zstandard.frame_content_size(packed)) <= LARGEST_BYTES:
+        raise SnapshotError(f"it does not say how large it is, or is larger than {LARGEST_BYTES:,} bytes")
+    return zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
 
 
 def _is_manifest(key: bytes) -> bool:

@@ -18,7 +18,7 @@ from streams.call import Pricing
 from streams.chunk import ChunkError
 from streams.evaluate import Evaluate
 from streams.ingest import Idle, Ingest, IngestConfig, Position
-from streams.loop import Clock, Committed, Effects, Outgoing, Start
+from streams.loop import BATCH, Clock, Committed, Effects, Outgoing, Start
 from streams.records import LossError, Records, Rejected, Source
 from streams.rule_log import RuleLog
 from streams.settings import Settings
@@ -41,6 +41,7 @@ class IngestStage:
     """Calls in; panes, rejected records and positions out."""
 
     name = "ingest"
+    batch = BATCH
 
     def __init__(
         self,
@@ -83,8 +84,8 @@ class IngestStage:
             return self.ingest.assign(source, None)
         if start.log_start > position.next and not self._accept_loss:
             raise LossError(
-                f"{source}: the calls at offsets {position.next} to {start.log_start - 1} were deleted before they were "
-                f"counted (the log now starts at {start.log_start}): {_HOW_TO_GO_ON}"
+                f"{source}: the calls at offsets {position.next} to {start.log_start - 1} were deleted before they "
+                f"were counted (the log now starts at {start.log_start}): {_HOW_TO_GO_ON}"
             )
         if start.log_start > position.first:
             _log.warning("%s: the log starts at %d: open panes stay as published", source, start.log_start)
@@ -146,6 +147,7 @@ class EvaluateStage:
     """Panes in, alert transitions out; the state of each shard is snapshotted now and then."""
 
     name = "evaluate"
+    batch = 200
 
     def __init__(self, settings: Settings, log: RuleLog) -> None:
         self.topics: Sequence[str] = [settings.topics.panes]

@@ -118,3 +118,15 @@ async def describe_topics(client: Any, topics: Sequence[str]) -> dict[str, tuple
         for error, name, topic_id, _, partitions, *_ in response.topics
         if error == 0
     }
+
+
+async def partitions_without_leader(client: Any, topics: Sequence[str]) -> list[str]:
+    """`topic/partition` of every partition that no broker leads: it can be neither read nor written."""
+    response = await client.send(client.get_random_node(), _TopicIdRequest(topics))
+    return [
+        f"{name}/{number}"
+        for error, name, _, _, partitions, *_ in response.topics
+        if error == 0
+        for _, number, leader, *_ in partitions
+        if leader < 0
+    ]

@@ -11,7 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from rules.view import SHARDS
-from streams.kafka import start_client, stop_client
+from streams.kafka import connection_arguments, start_client, stop_client
 from streams.settings import Settings
 from streams.topic_ids import describe_topics
 
@@ -97,7 +97,7 @@ async def existing_topics(settings: Settings) -> dict[str, int | None]:
 
 
 def _admin(settings: Settings) -> AIOKafkaAdminClient:
-    return AIOKafkaAdminClient(bootstrap_servers=settings.kafka.brokers, client_id="tocsin-topics")
+    return AIOKafkaAdminClient(**connection_arguments(settings), client_id="tocsin-topics")
 
 
 async def _create(admin: AIOKafkaAdminClient, plans: list[TopicPlan], replication: int) -> None:

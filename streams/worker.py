@@ -5,25 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.app.base import BootStrategy
 from mode import Service
 
 from notifiers.delivery import Outbox, Result
 from notifiers.notification import Notification
+from streams import builtin
+from streams.builtin import Condition
+from streams.chunk import Seal
+from streams.health_server import HealthServer
+from streams.heartbeat import Heartbeat
 from streams.kafka import new_consumer, new_producer, read_live, read_to_end, start_client, stop_client
 from streams.loop import Loop, Outgoing, Stage
 from streams.notify_stage import NotifyStage
+from streams.records import Source
 from streams.rule_log import RuleLog
 from streams.rules_topic import agree_on_rules
 from streams.setup import Setup, wall_ms
+from streams.signals import on_first_signal
+from streams.stage_run import StageRun
 from streams.stages import EvaluateStage, IngestStage
 from streams.topics import create_topics
+from streams.watchdog import Watchdog
 
 _log: Final = logging.getLogger(__name__)
 
@@ -31,6 +41,7 @@ FLUSH_SECONDS: Final = 3.0
 """How long the last flush of a stage may take."""
 DELIVERY_SECONDS: Final = 1.5
 """How long a stopping notifier waits for answers: a message whose answer nobody heard is sent again."""
+RETRY_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 4.5
 """How long everything may take between a signal and the end."""
 
@@ -63,7 +74,7 @@ class _Worker(faust.Worker):
 
 
 class StageService(Service):
-    """Runs one stage: waits for the broker, drives the loop, and ends with a last flush."""
+    """Runs one stage, and ends with a last flush."""
 
     abstract = False
 
@@ -72,40 +83,32 @@ class StageService(Service):
         self._setup = setup
         self._name = name
         self._ready = ready
-        self._stopping = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._consumer: AIOKafkaConsumer | None = None
-        self._producer: AIOKafkaProducer | None = None
+        self.stage_run = StageRun(setup.settings, name, ready, self._drive)
+        self._stopping = self.stage_run.stopping
 
     def stage(self) -> Stage:
-        """The stage, built once the rules are agreed on."""
+        """The stage, built once the rules are agreed on, and again whenever it is started again."""
         raise NotImplementedError
 
     async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Run the loop until told to stop."""
-        await Loop(stage, consumer, producer, self._stopping).run()
+        await self.watched(Loop(stage, consumer, producer, self._stopping)).run()
+
+    def watched(self, loop: Loop) -> Loop:
+        """The same loop, after the watchdog has been shown it."""
+        self.stage_run.use(loop)
+        return loop
 
     def ask_to_stop(self) -> None:
         """Have the loop end after a last flush, without waiting for it."""
         self._stopping.set()
 
+    async def _drive(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        await self.drive(self.stage(), consumer, producer)
+
     @Service.task
     async def _run(self) -> None:
-        settings = self._setup.settings
-        client = f"tocsin-{self._name}"
-        try:
-            await self._ready.wait()
-            self._producer = await start_client(
-                lambda: new_producer(settings, client), settings, self._stopping
-            )
-            group = f"{settings.group}.{self._name}"
-            self._consumer = await start_client(
-                lambda: new_consumer(settings, group, client), settings, self._stopping
-            )
-            if self._producer is not None and self._consumer is not None:
-                await self.drive(self.stage(), self._consumer, self._producer)
-        finally:
-            self._ended.set()
+        await self.stage_run.run()
 
     async def on_stop(self) -> None:
         """Flush, then give the clients up. Called by Faust once the worker stops."""
@@ -113,11 +116,10 @@ class StageService(Service):
         if self._ready.is_set() and not self.crashed:
             try:
                 async with asyncio.timeout(FLUSH_SECONDS):
-                    await self._ended.wait()
+                    await self.stage_run.ended.wait()
             except TimeoutError:
                 _log.warning("%s did not finish its last flush within %g s", self._name, FLUSH_SECONDS)
-        clients = [client for client in (self._consumer, self._producer) if client is not None]
-        await asyncio.gather(*map(stop_client, clients))
+        await self.stage_run.close()
 
 
 class IngestService(StageService):
@@ -147,15 +149,26 @@ class EvaluateService(StageService):
     def __init__(self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog]) -> None:
         super().__init__(setup, "evaluate", ready)
         self._rule_log = log
+        self._stage: EvaluateStage | None = None
 
     def stage(self) -> Stage:
         """Evaluate with the agreed rules."""
         self._stage = EvaluateStage(self._setup.settings, self._rule_log())
         return self._stage
 
+    def watermarks_ms(self) -> list[int]:
+        """The watermark of each shard here."""
+        return [] if self._stage is None else [each.watermark_ms for each in self._stage.shards.values()]
+
+    def seals(self) -> Mapping[Source, Seal]:
+        """The newest seal of each source, as one of the shards here has them: every shard has all."""
+        shards = {} if self._stage is None else self._stage.shards
+        return shards[min(shards)].seals if shards else {}
+
     async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Run the loop; the snapshots of a shard are read before it is taken over."""
-        await Loop(stage, consumer, producer, self._stopping, before_assign=self._read_snapshots).run()
+        loop = Loop(stage, consumer, producer, self._stopping, before_assign=self._read_snapshots)
+        await self.watched(loop).run()
 
     async def _read_snapshots(self, shards: Sequence[int]) -> None:
         settings = self._setup.settings
@@ -165,8 +178,9 @@ class EvaluateService(StageService):
         if reader is None:
             return
         try:
-            for shard in shards:
-                self._stage.read_snapshots(shard, await read_live(reader, settings.topics.snapshots, shard))
+            assert self._stage is not None
+            for shard, live in (await read_live(reader, settings.topics.snapshots, shards)).items():
+                self._stage.read_snapshots(shard, live)
         finally:
             await stop_client(reader)
 
@@ -174,9 +188,26 @@ class EvaluateService(StageService):
 class NotifyService(StageService):
     """Alert transitions to receivers."""
 
-    def __init__(self, setup: Setup, ready: asyncio.Event) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        ready: asyncio.Event,
+        elsewhere: Callable[[int], Mapping[str, Iterable[Condition] | None]],
+    ) -> None:
         super().__init__(setup, "notify", ready)
-        self._stage = NotifyStage(setup.settings, setup.routes)
+        self._elsewhere = elsewhere
+        self._outbox: Outbox | None = None
+        routes = builtin.with_other_receivers(setup.routes, setup.receivers)
+        self._stage = NotifyStage(setup.settings, routes, self._conditions)
+
+    def queues(self) -> dict[str, int]:
+        """By receiver the age of the oldest waiting notification, in ms."""
+        return {} if self._outbox is None else self._outbox.ages()
+
+    def _conditions(self, now_ms: int) -> Mapping[str, Iterable[Condition] | None]:
+        """What built-in alerts are about, by alert."""
+        failing = self._stage.deliveries.conditions(self._setup.receivers, self.queues(), now_ms)
+        return {**self._elsewhere(now_ms), builtin.NOTIFICATIONS_FAILING: failing}
 
     def stage(self) -> Stage:
         """Notify."""
@@ -186,24 +217,26 @@ class NotifyService(StageService):
         """Run the loop beside the outbox; an error of either ends both."""
 
         async def settled(notification: Notification, result: Result) -> None:
-            await _publish(producer, self._stage.settled(notification, result, wall_ms()))
+            await _publish_at_last(producer, self._stage.settled(notification, result, wall_ms()))
 
-        outbox = Outbox(self._setup.receivers.values(), settled)
+        self._outbox = outbox = Outbox(self._setup.receivers.values(), settled)
 
         async def deliver(notification: Notification) -> None:
             await outbox.put(notification, self._setup.message(notification))
 
         loop = Loop(stage, consumer, producer, self._stopping, before_assign=self._read_log, deliver=deliver)
+        self.watched(loop)
         delivering = asyncio.create_task(outbox.run())
         try:
             looping = asyncio.create_task(loop.run())
             await asyncio.wait({delivering, looping}, return_when=asyncio.FIRST_COMPLETED)
+            if not delivering.done():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(DELIVERY_SECONDS):
+                        await outbox.join()
             for task in (delivering, looping):
                 if task.done():
                     task.result()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DELIVERY_SECONDS):
-                    await outbox.join()
         finally:
             for task in (delivering, looping):
                 task.cancel()
@@ -226,6 +259,20 @@ class NotifyService(StageService):
             await stop_client(reader)
 
 
+class TaskService(Service):
+    """Runs something beside the stages; its error ends the worker."""
+
+    abstract = False
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._work = work
+
+    @Service.task
+    async def _run(self) -> None:
+        await self._work()
+
+
 class RulesService(Service):
     """Creates missing topics, and agrees with the rules log on what holds; then the stages may start."""
 
@@ -236,6 +283,7 @@ class RulesService(Service):
         self._setup = setup
         self._ready = ready
         self._agreed: RuleLog | None = None
+        self.problems: Sequence[str] = ()
 
     def agreed(self) -> RuleLog:
         """The rules log, once `ready` is set."""
@@ -256,7 +304,11 @@ class RulesService(Service):
         try:
             for name in await create_topics(settings):
                 _log.info("created topic %s", name)
-            self._agreed = await agree_on_rules(self._setup, consumer, producer, wall_ms())
+            problems: list[str] = []
+            self._agreed = await agree_on_rules(
+                self._setup, consumer, producer, wall_ms(), problems=problems
+            )
+            self.problems = tuple(problems)
         finally:
             await stop_client(consumer)
             await stop_client(producer)
@@ -270,8 +322,7 @@ async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
     """
     stop = asyncio.Event()
     running = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        running.add_signal_handler(number, stop.set)
+    on_first_signal(running, stop.set)
     app = _App(
         "tocsin",
         broker=f"kafka://{setup.settings.kafka.brokers[0]}",
@@ -283,12 +334,19 @@ async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
     )
     ready = asyncio.Event()
     rules = RulesService(setup, ready)
-    stages = (
-        IngestService(setup, ready, rules.agreed, accept_loss=accept_loss),
-        EvaluateService(setup, ready, rules.agreed),
-        NotifyService(setup, ready),
-    )
-    for service in (rules, *stages):
+    evaluate = EvaluateService(setup, ready, rules.agreed)
+
+    def elsewhere(now_ms: int) -> Mapping[str, Iterable[Condition] | None]:
+        settings = setup.settings
+        return {
+            builtin.SOURCE_SILENT: builtin.silent_sources(evaluate.seals(), settings.calls.topics, now_ms),
+            builtin.RULES_NOT_LOADED: builtin.unloaded_rules(settings.topics.rules, rules.problems, now_ms),
+        }
+
+    notify = NotifyService(setup, ready, elsewhere)
+    stages = (IngestService(setup, ready, rules.agreed, accept_loss=accept_loss), evaluate, notify)
+    watching = [TaskService(work) for work in _watching(setup, stages, ready, evaluate, notify)]
+    for service in (rules, *stages, *watching):
         app.service(service)  # type: ignore[arg-type]  # an instance works as well as a class
     worker = _Worker(
         app, loop=running, daemon=False, quiet=True, override_logging=False, redirect_stdouts=False
@@ -317,5 +375,58 @@ async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
     _log.info("stopped")
 
 
-async def _publish(producer: AIOKafkaProducer, record: Outgoing) -> None:
-    await producer.send_and_wait(record.topic, record.value, key=record.key, partition=record.partition)
+@dataclass(frozen=True)
+class _Facts:
+    """What the watchdog asks of the worker beside its stages."""
+
+    ready: asyncio.Event
+    evaluate: EvaluateService
+    notify: NotifyService
+
+    def rules_agreed(self) -> bool:
+        return self.ready.is_set()
+
+    def watermarks_ms(self) -> list[int]:
+        return self.evaluate.watermarks_ms()
+
+    def queues(self) -> dict[str, int]:
+        return self.notify.queues()
+
+
+def _watching(
+    setup: Setup,
+    stages: Iterable[StageService],
+    ready: asyncio.Event,
+    evaluate: EvaluateService,
+    notify: NotifyService,
+) -> list[Callable[[], Awaitable[None]]]:
+    """What runs beside the stages: the watchdog, the health server, the heartbeat."""
+    settings = setup.settings
+    watchdog = Watchdog(
+        settings, {stage.stage_run.name: stage.stage_run for stage in stages}, _Facts(ready, evaluate, notify)
+    )
+    work: list[Callable[[], Awaitable[None]]] = [watchdog.run]
+    address = settings.web.address
+    if address is not None:
+        optional = "listen" not in settings.web.model_fields_set
+        work.append(HealthServer(*address, watchdog, optional=optional).run)
+    if setup.heartbeat_url is not None:
+        beat = Heartbeat(setup.heartbeat_url, settings.heartbeat.every, lambda: not watchdog.unready())
+        work.append(beat.run)
+    return work
+
+
+async def _publish_at_last(producer: AIOKafkaProducer, record: Outgoing) -> None:
+    """Publish, again and again while the broker is away: a message that was sent and is not logged is sent twice."""
+    while True:
+        try:
+            await producer.send_and_wait(
+                record.topic, record.value, key=record.key, partition=record.partition
+            )
+        except KafkaError as error:
+            if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                raise
+            _log.warning("%s: not published, trying again: %r", record.topic, error)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return

@@ -16,6 +16,9 @@ import jsonschema
 import pytest
 import yaml
 
+from streams.cli import main
+from streams.settings import load_settings
+
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("rules", "notifiers", "streams")
 IMPORT_NAMES: Final = (*PACKAGES, "runbooks")
@@ -40,6 +43,8 @@ EDGE: Final = frozenset(
         "streams.demo",
         "streams.durations",
         "streams.export",
+        "streams.health_server",
+        "streams.heartbeat",
         "streams.kafka",
         "streams.live_table",
         "streams.logs",
@@ -54,10 +59,13 @@ EDGE: Final = frozenset(
         "streams.rules_topic",
         "streams.settings",
         "streams.setup",
+        "streams.signals",
+        "streams.stage_run",
         "streams.stages",
         "streams.topic_ids",
         "streams.topics",
         "streams.traffic",
+        "streams.watchdog",
         "streams.worker",
         "streams.worker_process",
     }
@@ -311,6 +319,15 @@ def test_compose_configuration_reaches_the_kafka_service_and_finds_its_rules() -
         assert f"://{broker}" in listeners
     for pattern in config["rules"]:
         assert list((ROOT / "deploy").glob(pattern))
+
+
+def test_compose_asks_the_worker_itself_whether_it_is_well() -> None:
+    service = compose()["services"]["tocsin"]
+    config = service["command"][service["command"].index("--config") + 1]
+    test = service["healthcheck"]["test"]
+    assert test == ["CMD", "tocsin", "health", "--config", config]
+    assert main.commands[test[2]] is not None
+    assert load_settings(ROOT / "deploy" / Path(config).name).web.address is not None
 
 
 def test_the_compose_file_holds_no_secret() -> None:

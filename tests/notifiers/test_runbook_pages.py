@@ -18,6 +18,7 @@ import yaml
 from notifiers.runbook import SECTIONS, Page, Runbook, RunbookError, problems, runbook, runbook_url
 from notifiers.runbook_files import MAX_PAGE_BYTES, MAX_PAGES, load_runbooks, read_page, shipped_runbooks
 from rules.loader import load_rules
+from streams.builtin import ALERTS
 from streams.price_file import read_price_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,10 +26,17 @@ PAGES = sorted((ROOT / "runbooks").glob("*.md"))
 LIBRARY = sorted((ROOT / "rules" / "library").glob("*.yaml"))
 TOOLS = {"curl", "cut", "grep", "head", "jq", "kcat", "sort", "uniq"}
 NAMES = [
+    "clock-skew",
     "error-rate-high",
+    "ingest-lag",
+    "late-calls",
     "latency-high",
+    "notifications-failing",
     "provider-outage",
     "rate-limited",
+    "rejected-calls",
+    "rules-not-loaded",
+    "source-silent",
     "spend-spike",
     "tokens-growing",
     "truncation-high",
@@ -143,7 +151,7 @@ def texts_and_values(value: Any) -> list[Any]:
 # The shipped pages
 
 
-def test_the_shipped_pages_are_the_eight_that_the_library_needs_and_all_of_them_load():
+def test_the_shipped_pages_are_those_that_library_and_built_in_alerts_need_and_all_of_them_load():
     assert sorted(load_runbooks(None)) == NAMES
     assert [path.stem for path in PAGES] == NAMES
 
@@ -232,8 +240,13 @@ def test_every_shipped_rule_names_a_page_and_that_page_names_the_alert():
     assert [rule["alert"] for rule in rules if rule["alert"] not in pages[rule["runbook"]].alerts] == []
 
 
-def test_every_alert_that_a_page_serves_is_in_the_library():
-    alerts = {rule["alert"] for rule in library_rules()}
+def test_every_built_in_alert_names_a_page_and_that_page_names_the_alert():
+    pages = load_runbooks(None)
+    assert [name for name, kind in ALERTS.items() if name not in pages[kind.runbook].alerts] == []
+
+
+def test_every_alert_that_a_page_serves_is_in_the_library_or_built_in():
+    alerts = {rule["alert"] for rule in library_rules()} | set(ALERTS)
     unknown = {name: set(page.alerts) - alerts for name, page in load_runbooks(None).items()}
     assert {name: left for name, left in unknown.items() if left} == {}
 
@@ -256,7 +269,7 @@ def test_the_summary_of_a_shipped_rule_uses_only_variables_that_exist():
     common = {"value", "threshold", "window", "calls", "severity", "alert"}
     for rule in library_rules():
         used = set(re.findall(r"{{\s*(\w+)\s*}}", rule["summary"]))
-        assert used <= common | set(rule["by"]), rule["alert"]
+        assert used <= common | set(rule.get("by", [])), rule["alert"]
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)

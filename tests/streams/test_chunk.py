@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
@@ -36,16 +37,22 @@ def late(*bookings: tuple[int, str, int], view: str = "v") -> Late:
     offsets, features, spend = zip(*bookings, strict=True)
     series = tuple(dict.fromkeys((each,) for each in features))
     rows = np.array([series.index((each,)) for each in features], np.int64)
-    return Late(view, series, rows, np.full(len(rows), NOON), np.array(offsets, np.int64), np.array(spend, np.int64))
+    return Late(
+        view, series, rows, np.full(len(rows), NOON), np.array(offsets, np.int64), np.array(spend, np.int64)
+    )
 
 
 def plain(late: Late) -> list[tuple[str, tuple[str, ...], int, int, int]]:
-    columns = zip(late.row.tolist(), late.start_ms.tolist(), late.offset.tolist(), late.spend.tolist(), strict=True)
+    columns = zip(
+        late.row.tolist(), late.start_ms.tolist(), late.offset.tolist(), late.spend.tolist(), strict=True
+    )
     return [(late.view, late.series[row], start, offset, spend) for row, start, offset, spend in columns]
 
 
 events = st.builds(
-    lambda feature, user, latency, cost: call(NOON + latency, feature=feature, user=user, latency_ms=latency, cost_usd=cost),
+    lambda feature, user, latency, cost: call(
+        NOON + latency, feature=feature, user=user, latency_ms=latency, cost_usd=cost
+    ),
     st.text(max_size=5), st.sampled_from(["ana", "ben", "ü" * 40]), st.integers(0, 9_000), st.integers(0, 9),
 )  # fmt: skip
 
@@ -53,21 +60,37 @@ events = st.builds(
 @given(st.lists(events, min_size=1, max_size=30))
 def test_a_chunk_survives_its_bytes(calls: list[dict[str, Any]]) -> None:
     for chunk in flushed(*calls):
-        whole = Chunk(chunk.source, chunk.shard, chunk.version, chunk.blocks, (late((3, "a", 5), (4, "b", 6)),), SEAL)
+        whole = Chunk(
+            chunk.source, chunk.shard, chunk.version, chunk.blocks, (late((3, "a", 5), (4, "b", 6)),), SEAL
+        )
         back = decode(encode(whole))
-        assert (back.source, back.shard, back.version, back.seal) == (SOURCE, chunk.shard, chunk.version, SEAL)
+        assert (back.source, back.shard, back.version, back.seal) == (
+            SOURCE,
+            chunk.shard,
+            chunk.version,
+            SEAL,
+        )
         assert cells([back]) == cells([whole])
         assert list(map(plain, back.late)) == list(map(plain, whole.late))
 
 
 def test_an_empty_chunk_survives_its_bytes() -> None:
     back = decode(encode(Chunk(SOURCE, 15, 7, ())))
-    assert (back.source, back.shard, back.version, back.blocks, back.late, back.seal) == (SOURCE, 15, 7, (), (), None)
+    assert (back.source, back.shard, back.version, back.blocks, back.late, back.seal) == (
+        SOURCE,
+        15,
+        7,
+        (),
+        (),
+        None,
+    )
     assert key(back) == b"llm.calls/0@15"
 
 
 @given(st.lists(events, min_size=1, max_size=30), st.integers(200, 4_000))
-def test_the_pieces_of_a_block_add_up_to_it_and_none_is_cut_within_an_entry(calls: list[dict[str, Any]], limit: int) -> None:
+def test_the_pieces_of_a_block_add_up_to_it_and_none_is_cut_within_an_entry(
+    calls: list[dict[str, Any]], limit: int
+) -> None:
     block = block_of(*calls)
     pieces = list(split(block, limit))
     assert sum(map(len, pieces)) == len(block)
@@ -89,16 +112,24 @@ def test_records_stay_below_the_brokers_limit_whatever_exemplars_and_names_weigh
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["a", "b", "c" * 50]), st.integers(0, 9)), min_size=1, max_size=40),
+    st.lists(
+        st.tuples(st.integers(0, 60), st.sampled_from(["a", "b", "c" * 50]), st.integers(0, 9)),
+        min_size=1,
+        max_size=40,
+    ),
     st.integers(30, 600),
 )
-def test_late_bookings_are_cut_between_offsets_and_come_in_order(bookings: list[tuple[int, str, int]], limit: int) -> None:
+def test_late_bookings_are_cut_between_offsets_and_come_in_order(
+    bookings: list[tuple[int, str, int]], limit: int
+) -> None:
     ordered = sorted({each[0]: each for each in bookings}.values())
     views = [late(*ordered, view="v"), late(*ordered[::2], view="w")]
     pieces = list(split_late(views, limit))
-    assert sorted(row for piece in pieces for each in piece for row in plain(each)) == sorted(row for each in views for row in plain(each))
+    assert sorted(row for piece in pieces for each in piece for row in plain(each)) == sorted(
+        row for each in views for row in plain(each)
+    )
     ranges = [(min(o.offset.min() for o in piece), max(o.offset.max() for o in piece)) for piece in pieces]
-    assert all(earlier[1] < later[0] for earlier, later in zip(ranges, ranges[1:], strict=False))
+    assert all(earlier[1] < later[0] for earlier, later in itertools.pairwise(ranges))
 
 
 def test_no_late_bookings_make_no_piece() -> None:
@@ -113,10 +144,23 @@ def test_bytes_that_are_no_chunk_are_refused(data: bytes) -> None:
 
 @given(st.data())
 @settings(max_examples=200)
-def test_a_damaged_record_is_refused_or_is_still_a_chunk_whose_arrays_fit_together(data: st.DataObject) -> None:
-    good = encode(Chunk(SOURCE, 3, 9, (block_of(call(NOON, feature="a", latency_ms=3, user="ana")),), (late((1, "a", 2)),), SEAL))
+def test_a_damaged_record_is_refused_or_is_still_a_chunk_whose_arrays_fit_together(
+    data: st.DataObject,
+) -> None:
+    good = encode(
+        Chunk(
+            SOURCE,
+            3,
+            9,
+            (block_of(call(NOON, feature="a", latency_ms=3, user="ana")),),
+            (late((1, "a", 2)),),
+            SEAL,
+        )
+    )
     at = data.draw(st.integers(0, len(good) - 1))
-    damaged = data.draw(st.sampled_from([good[:at], good[:at] + bytes([data.draw(st.integers(0, 255))]) + good[at + 1 :]]))
+    damaged = data.draw(
+        st.sampled_from([good[:at], good[:at] + bytes([data.draw(st.integers(0, 255))]) + good[at + 1 :]])
+    )
     try:
         back = decode(damaged)
     except ChunkError:

@@ -43,7 +43,9 @@ class NaiveSpell:
             self.since = tick if self.since is None else self.since
             self.last = tick
             self.fires = self.fires or tick - self.since >= each.for_ms
-        elif breached is False and not (self.fires and self.last is not None and tick - self.last < each.keep_firing_for_ms):
+        elif breached is False and not (
+            self.fires and self.last is not None and tick - self.last < each.keep_firing_for_ms
+        ):
             self.since, self.last, self.fires = None, None, False
 
 
@@ -51,7 +53,9 @@ class NaiveSpell:
 class NaiveAlert:
     state: str = "inactive"
     severity: str = ""
-    spells: dict[str, NaiveSpell] = field(default_factory=lambda: {"warning": NaiveSpell(), "critical": NaiveSpell()})
+    spells: dict[str, NaiveSpell] = field(
+        default_factory=lambda: {"warning": NaiveSpell(), "critical": NaiveSpell()}
+    )
 
 
 def value_of(each: Rule, calls: list[dict[str, Any]]) -> tuple[float | None, int]:
@@ -82,7 +86,11 @@ def breaches(each: Rule, value: float, level: float) -> bool:
     below = each.threshold.direction == "below"
     if each.measure.name == "latency.p95":  # never closer than the histogram's buckets
         stored, edge = round(value * 1_000), int(level * 1_000)
-        return stored < _LAYOUT.get_lowest_equivalent_value(edge) if below else stored > _LAYOUT.get_highest_equivalent_value(edge)
+        return (
+            stored < _LAYOUT.get_lowest_equivalent_value(edge)
+            if below
+            else stored > _LAYOUT.get_highest_equivalent_value(edge)
+        )
     return value < level if below else value > level
 
 
@@ -99,11 +107,16 @@ def oracle(each: Rule, calls: list[dict[str, Any]], until: int) -> list[tuple[An
         for series in sorted(of_series):
             if first[series] >= tick:
                 continue
-            seen = [one for one in of_series[series] if tick - each.window_ms <= one["at"] // 1_000 * 1_000 < tick]
+            seen = [
+                one for one in of_series[series] if tick - each.window_ms <= one["at"] // 1_000 * 1_000 < tick
+            ]
             value, sample = value_of(each, seen)
             decided = value is not None and sample >= each.min_calls
             alert = alerts[series]
-            for severity, level in (("warning", each.threshold.default.warning), ("critical", each.threshold.default.critical)):
+            for severity, level in (
+                ("warning", each.threshold.default.warning),
+                ("critical", each.threshold.default.critical),
+            ):
                 decision = breaches(each, value, level) if decided and level is not None else None  # type: ignore[arg-type]
                 alert.spells[severity].step(decision, tick, each)
             fires = [name for name in ("critical", "warning") if alert.spells[name].fires]
@@ -127,8 +140,9 @@ def oracle(each: Rule, calls: list[dict[str, Any]], until: int) -> list[tuple[An
 
 def plain(transition: Transition) -> tuple[Any, ...]:
     return (
-        tuple(value for _, value in transition.series), transition.at_ms, str(transition.from_state), str(transition.to_state),
-        str(transition.severity), transition.value, transition.calls,
+        tuple(value for _, value in transition.series), transition.at_ms,
+        str(transition.from_state), str(transition.to_state), str(transition.severity),
+        transition.value, transition.calls,
     )  # fmt: skip
 
 
@@ -189,7 +203,7 @@ def run(each: Rule, calls: list[dict[str, Any]], cuts: list[int], until: int) ->
 
 
 @given(rules(), traffic(), st.lists(st.integers(1, 24), max_size=3), st.integers(0, 1_500_000))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_transitions_equal_those_of_lists_recomputed_at_every_tick(
     each: Rule, calls: list[dict[str, Any]], cuts: list[int], after: int
 ) -> None:
@@ -206,7 +220,7 @@ def test_transitions_equal_those_of_lists_recomputed_at_every_tick(
 
 
 @given(rules(), traffic(), st.lists(st.integers(1, 24), max_size=5), st.lists(st.integers(1, 24), max_size=5))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_transitions_are_the_same_to_the_last_exemplar_however_calls_are_cut_into_flushes(
     each: Rule, calls: list[dict[str, Any]], cuts: list[int], others: list[int]
 ) -> None:
@@ -216,7 +230,12 @@ def test_transitions_are_the_same_to_the_last_exemplar_however_calls_are_cut_int
 
 def test_a_series_takes_no_part_before_its_first_call_however_early_its_panes_are_at_hand() -> None:
     few = rule("Few", "calls", below=1, window=10 * SECOND)
-    calls = [call(NOON, feature="a"), call(NOON + 1_000, feature="a"), call(NOON + 5_000, feature="late-comer"), call(NOON + 9_000, feature="a")]
+    calls = [
+        call(NOON, feature="a"),
+        call(NOON + 1_000, feature="a"),
+        call(NOON + 5_000, feature="late-comer"),
+        call(NOON + 9_000, feature="a"),
+    ]
     for cuts in ([], [1, 2, 3]):
         found = run(few, calls, cuts, NOON + 16_000)
         assert [(dict(one.series)["feature"], one.at_ms - NOON) for one in found] == [("late-comer", 16_000)]
@@ -238,7 +257,9 @@ class Shard:
         for name in self.names:
             self.stage.assign(name, None)
 
-    def chunks(self, source: int, *calls: dict[str, Any], wall: int = 0, caught_up: bool = False) -> list[Chunk]:
+    def chunks(
+        self, source: int, *calls: dict[str, Any], wall: int = 0, caught_up: bool = False
+    ) -> list[Chunk]:
         name = self.names[source]
         first = self.offset.get(name, 0)
         self.offset[name] = first + len(calls)
@@ -246,7 +267,9 @@ class Shard:
         chunks = self.stage.flush(name, Idle(caught_up, wall, self.sources)).chunks
         return [chunk for chunk in chunks if chunk.shard == self.evaluate.shard]
 
-    def feed(self, source: int, *calls: dict[str, Any], wall: int = 0, caught_up: bool = False) -> list[Transition]:
+    def feed(
+        self, source: int, *calls: dict[str, Any], wall: int = 0, caught_up: bool = False
+    ) -> list[Transition]:
         chunks = self.chunks(source, *calls, wall=wall, caught_up=caught_up)
         return [one for chunk in chunks for one in self.evaluate.take(chunk)]
 
@@ -261,12 +284,15 @@ def test_ticks_wait_for_the_source_that_is_least_far() -> None:
     assert shard.evaluate.watermark_ms == UNKNOWN  # the third has not reported
     assert shard.feed(2, call(NOON + 3_500)) == []
     assert shard.evaluate.watermark_ms == NOON + 500
-    (fired,) = shard.feed(2, call(NOON + 30_000))
+    fired, resolved = shard.feed(2, call(NOON + 30_000))
     assert (fired.at_ms, fired.value) == (NOON + 1_000, 2)
+    assert (resolved.at_ms, resolved.value) == (NOON + 11_000, 1)
     assert shard.evaluate.watermark_ms == NOON + 17_000
 
 
-def test_a_source_that_reports_nothing_for_half_a_minute_holds_nobody_back_and_counts_again_when_it_does() -> None:
+def test_a_source_that_reports_nothing_for_half_a_minute_holds_nobody_back_and_counts_again_when_it_does() -> (
+    None
+):
     shard = Shard(BUSY, sources=2)
     shard.feed(0, call(NOON), wall=NOON)
     shard.feed(1, call(NOON), call(NOON + 40_000), wall=NOON + 30_000)
@@ -335,9 +361,9 @@ def test_the_lag_of_a_source_is_watched_and_resolves_once_it_has_caught_up() -> 
         return shard.feed(0, wall=wall, caught_up=caught_up)
 
     assert flush(wall=NOON + 100_000, caught_up=False) == []
-    (fired,) = flush(wall=NOON + 100_000, caught_up=True)
+    (fired,) = flush(wall=NOON + 15_000, caught_up=True)
     assert (fired.to_state, fired.value, fired.unit) == ("firing", 90_000, "ms")
-    (resolved,) = flush(wall=NOON + 130_000, caught_up=True)
+    (resolved,) = flush(wall=NOON + 30_000, caught_up=True)
     assert (resolved.to_state, resolved.value) == ("resolved", 0)
 
 
@@ -346,7 +372,11 @@ def test_a_rule_can_watch_what_went_wrong_in_ingest(name: str) -> None:
     watched = rule("Wrong", name, above=2, window=MINUTE)
     shard = Shard(watched)
     shard.feed(0, call(NOON))
-    broken = {"rejected": [b"{"] * 3, "late": [call(NOON - 60_000)] * 3, "clamped": [call(NOON + 10**10)] * 3}[name]
+    broken = {
+        "rejected": [b"{"] * 3,
+        "late": [call(NOON - 60_000)] * 3,
+        "clamped": [call(NOON + 10**10)] * 3,
+    }[name]
     shard.stage.take(records(broken, 1, broker_times=[NOON + 1_000] * 3))
     shard.offset[shard.names[0]] = 4
     (fired,) = shard.feed(0, call(NOON + 20_000))
@@ -356,7 +386,9 @@ def test_a_rule_can_watch_what_went_wrong_in_ingest(name: str) -> None:
 # --- rules that change
 
 
-def epochs(*calls: dict[str, Any], log: RuleLog, cuts: list[int] | None = None, until: int) -> list[Transition]:
+def epochs(
+    *calls: dict[str, Any], log: RuleLog, cuts: list[int] | None = None, until: int
+) -> list[Transition]:
     engine = replay(lateness=LATENESS, log=log)
     found = [one for some in parts(records(calls), cuts or []) for one in engine.feed(some)[0]]
     return found + engine.finish(until)
@@ -372,7 +404,10 @@ def states(found: list[Transition]) -> list[tuple[str, int, str, str]]:
 
 
 def test_an_unchanged_rule_keeps_its_alert_and_a_removed_or_changed_one_ends_at_the_boundary() -> None:
-    kept, removed = rule("Kept", "calls", above=5, window=10 * SECOND), rule("Removed", "calls", above=6, window=10 * SECOND)
+    kept, removed = (
+        rule("Kept", "calls", above=5, window=10 * SECOND),
+        rule("Removed", "calls", above=6, window=10 * SECOND),
+    )
     changed = rule("Slow", "latency.max", above=110, window=10 * SECOND)
     log = rule_log(kept, removed, SLOW, later=[(BOUNDARY, [changed, kept])])
     for cuts in ([], [20, 59, 63, 64, 100]):
@@ -391,18 +426,28 @@ def test_a_new_rule_holds_from_its_boundary_and_sees_the_history_that_its_window
     log = rule_log(rule("Old", "calls", above=1e9, window=MINUTE), later=[(BOUNDARY, [new])])
     assert states(epochs(*STEADY, log=log, until=NOON + 119_000)) == [("New", 61, "firing", "breached")]
     elsewhere = rule_log(SLOW, later=[(BOUNDARY, [new])])
-    assert states(epochs(*STEADY, log=elsewhere, until=NOON + 80_000))[-1] == ("New", 70, "firing", "breached")
+    assert states(epochs(*STEADY, log=elsewhere, until=NOON + 80_000))[-1] == (
+        "New",
+        70,
+        "firing",
+        "breached",
+    )
 
 
 @pytest.mark.parametrize("told_after", [0, 30, 61])
 def test_it_makes_no_difference_when_before_the_boundary_a_shard_learns_of_new_rules(told_after: int) -> None:
     old = rule("Old", "calls", above=1e9, window=10 * SECOND)
-    new = [rule("Minute", "calls", above=59, window=MINUTE), rule("Long", "calls", above=100, window=20 * MINUTE)]
+    new = [
+        rule("Minute", "calls", above=59, window=MINUTE),
+        rule("Long", "calls", above=100, window=20 * MINUTE),
+    ]
     log = rule_log(old, later=[(BOUNDARY, new)])
     before = rule_log(old)
     shard = Shard(old, log=before)
     found = []
-    for number, event in enumerate([*STEADY, call(NOON + 200_000, feature="a"), call(NOON + 400_000, feature="a")]):
+    for number, event in enumerate(
+        [*STEADY, call(NOON + 200_000, feature="a"), call(NOON + 400_000, feature="a")]
+    ):
         if number == told_after:
             shard.stage.switch(log)
             shard.evaluate.switch(log)
@@ -411,7 +456,10 @@ def test_it_makes_no_difference_when_before_the_boundary_a_shard_learns_of_new_r
 
 
 def test_windows_that_no_rule_needs_any_more_keep_no_panes() -> None:
-    long, short = rule("Long", "calls", above=1e9, window=20 * MINUTE), rule("Short", "calls", above=1e9, window=10 * SECOND)
+    long, short = (
+        rule("Long", "calls", above=1e9, window=20 * MINUTE),
+        rule("Short", "calls", above=1e9, window=10 * SECOND),
+    )
     shard = Shard(long, log=rule_log(long, short, later=[(BOUNDARY, [short])]))
     for event in STEADY:
         shard.feed(0, event)
@@ -433,9 +481,15 @@ def test_rules_that_arrive_after_their_time_leave_the_ticks_that_have_passed_as_
 
 
 def test_of_two_rule_sets_with_one_boundary_the_later_one_holds() -> None:
-    one, other = rule("One", "calls", above=5, window=10 * SECOND), rule("Other", "calls", above=5, window=10 * SECOND)
+    one, other = (
+        rule("One", "calls", above=5, window=10 * SECOND),
+        rule("Other", "calls", above=5, window=10 * SECOND),
+    )
     log = rule_log(SLOW, later=[(BOUNDARY, [one]), (BOUNDARY, [other])])
-    assert {alert for alert, *_ in states(epochs(*STEADY, log=log, until=NOON + 119_000))} == {"Slow", "Other"}
+    assert {alert for alert, *_ in states(epochs(*STEADY, log=log, until=NOON + 119_000))} == {
+        "Slow",
+        "Other",
+    }
 
 
 def test_active_gives_the_rules_with_alerts() -> None:

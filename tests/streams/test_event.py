@@ -9,7 +9,15 @@ from builders import call, raw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.event import FIELDS, FINISH_REASONS, FULL, MESSAGE_CHARACTERS, describe, finish_reason, json_schema
+from streams.event import (
+    FIELDS,
+    FINISH_REASONS,
+    FULL,
+    MESSAGE_CHARACTERS,
+    describe,
+    finish_reason,
+    json_schema,
+)
 
 WHOLE = call(
     id="c-1",
@@ -43,7 +51,13 @@ def test_a_whole_event_is_decoded_and_passes_its_own_schema() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"latency_ms": -1}, {"tokens": {"input": -5}}, {"model": ""}, {"status": "failed"}, {"scores": {"a": "high"}}],
+    [
+        {"latency_ms": -1},
+        {"tokens": {"input": -5}},
+        {"model": ""},
+        {"status": "failed"},
+        {"scores": {"a": "high"}},
+    ],
 )
 def test_the_schema_refuses_what_the_decoder_refuses(wrong: dict[str, object]) -> None:
     event = WHOLE | wrong
@@ -117,13 +131,27 @@ def test_a_description_keeps_no_text_of_prompts_or_messages() -> None:
     )
     shown, ignored = describe(raw(event))
     assert marker not in json.dumps([shown, ignored])
-    assert set(ignored) == {"messages", "input", "content.text", "content.messages", "tokens.note", "error.stack", "error.detail"}
+    assert set(ignored) == {
+        "messages",
+        "input",
+        "content.text",
+        "content.messages",
+        "tokens.note",
+        "error.stack",
+        "error.detail",
+    }
 
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=600),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=300), inner, max_size=40),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=600),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=300), inner, max_size=40)
+        ),
         max_leaves=60,
     ),
     st.sampled_from([*FIELDS, "whatever", "labels"]),
@@ -149,11 +177,15 @@ def test_texts_are_cut_and_mappings_have_a_largest_size() -> None:
     assert len(shown["labels"]) == 32
 
 
-@pytest.mark.parametrize("part", [b"1e999", b"1" * 5_000, b"[" * 900 + b"]" * 900, b'{"a":1e999}', b'{"a":[1e999]}'])
+@pytest.mark.parametrize(
+    "part", [b"1e999", b"1" * 5_000, b"[" * 900 + b"]" * 900, b'{"a":1e999}', b'{"a":[1e999]}']
+)
 def test_a_value_that_cannot_be_read_and_that_nobody_read_does_not_hide_the_others(part: bytes) -> None:
     shown, _ = describe(b'{"model":"m","user":"ana","extra":' + part + b',"labels":' + part + b"}")
     assert shown == {"model": "m", "user": "ana"}
 
 
 def test_an_integer_too_wide_for_record_formats_is_shown_as_text() -> None:
-    assert describe(b'{"model":"m","labels":{"n":123456789012345678901}}')[0]["labels"] == {"n": "123456789012345678901"}
+    assert describe(b'{"model":"m","labels":{"n":123456789012345678901}}')[0]["labels"] == {
+        "n": "123456789012345678901"
+    }

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from builders import at
 from hypothesis import given
@@ -19,7 +21,11 @@ def advance(frontier: Frontier, *calls: tuple[int, int]) -> list[int]:
 
 
 offsets = st.integers(0, 20_000) | st.integers(0, 2_000_000) | st.just(900_000) | st.just(YEAR)
-calls = st.lists(st.tuples(offsets.map(NOON.__add__), st.integers(0, 1_000_000).map(NOON.__add__) | st.just(0)), min_size=1, max_size=80)
+calls = st.lists(
+    st.tuples(offsets.map(NOON.__add__), st.integers(0, 1_000_000).map(NOON.__add__) | st.just(0)),
+    min_size=1,
+    max_size=80,
+)
 
 
 @given(calls, st.lists(st.integers(1, 79)))
@@ -29,9 +35,7 @@ def test_sealed_times_do_not_depend_on_how_calls_are_cut_into_batches(
     whole, cut, single = Frontier(), Frontier(), Frontier()
     expected = advance(whole, *calls)
     edges = sorted({0, len(calls), *(each for each in cuts if each < len(calls))})
-    in_parts = [
-        each for start, end in zip(edges, edges[1:], strict=False) for each in advance(cut, *calls[start:end])
-    ]
+    in_parts = [each for start, end in itertools.pairwise(edges) for each in advance(cut, *calls[start:end])]
     one_by_one = [each for one in calls for each in advance(single, one)]
     assert expected == in_parts == one_by_one
     assert whole == cut == single
@@ -98,4 +102,8 @@ def test_times_ahead_of_the_brokers_by_more_than_the_skew_become_the_brokers() -
 
 
 def test_panes_are_half_open() -> None:
-    assert pane_start(np.array([NOON, NOON + 999, NOON + 1_000], np.int64)).tolist() == [NOON, NOON, NOON + 1_000]
+    assert pane_start(np.array([NOON, NOON + 999, NOON + 1_000], np.int64)).tolist() == [
+        NOON,
+        NOON,
+        NOON + 1_000,
+    ]

@@ -38,7 +38,9 @@ def test_counts_per_bucket_equal_those_of_the_packages_own_record_value(values: 
 
 
 @given(st.lists(stored, min_size=1, max_size=60), st.integers(1, 99))
-def test_a_percentile_is_the_upper_end_of_the_bucket_of_the_ceil_nearest_rank(values: list[int], rank: int) -> None:
+def test_a_percentile_is_the_upper_end_of_the_bucket_of_the_ceil_nearest_rank(
+    values: list[int], rank: int
+) -> None:
     keys, counts = count_keys(bucket_index(np.array(values, np.int64)))
     found = int(percentiles(1, keys, counts, rank)[0])
     exact = sorted(values)[max(0, -(-len(values) * rank // 100) - 1)]
@@ -52,7 +54,8 @@ def test_percentiles_of_many_rows_equal_those_of_each_row_alone(rows: list[list[
     keys = [row * BUCKETS + bucket_index(np.array(values, np.int64)) for row, values in enumerate(rows)]
     together = percentiles(len(rows), *count_keys(np.concatenate(keys)), rank)
     alone = [
-        percentiles(1, *count_keys(bucket_index(np.array(values, np.int64))), rank)[0] if values else 0 for values in rows
+        percentiles(1, *count_keys(bucket_index(np.array(values, np.int64))), rank)[0] if values else 0
+        for values in rows
     ]
     assert together.tolist() == alone
 
@@ -76,7 +79,9 @@ def test_merged_counts_are_sums_by_key_in_order_without_the_zeros(pairs: list[tu
     for key, count in pairs:
         naive[key] += count
     keys, counts = merge_counts(*as_arrays(pairs))
-    assert list(zip(keys.tolist(), counts.tolist(), strict=True)) == sorted((k, c) for k, c in naive.items() if c)
+    assert list(zip(keys.tolist(), counts.tolist(), strict=True)) == sorted(
+        (k, c) for k, c in naive.items() if c
+    )
 
 
 @given(counted, counted, counted)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ CALLS = "count:one:any"
 
 @st.composite
 def logs(draw: st.DrawFn, *, timed: bool | None = None) -> Records:
-    """A source's records: calls more or less late, future-dated, repeated and broken, with the broker's times or none."""
+    """A source's records: calls more or less late, future-dated, repeated and broken, with broker's times or none."""
     timed = draw(st.booleans()) if timed is None else timed
     events: list[dict[str, Any] | bytes] = []
     times, now = [], NOON
@@ -44,7 +45,10 @@ def logs(draw: st.DrawFn, *, timed: bool | None = None) -> Records:
             behind = draw(st.integers(0, 12_000)) if kind == "late" else draw(st.integers(0, 2_900))
             ahead = draw(st.sampled_from([30_000, 600_000, 10**9])) if kind == "future" else 0
             event = call(now - behind + ahead, id=f"id-{number}", latency_ms=draw(st.integers(0, 900)))
-            event |= {"feature": draw(st.sampled_from(["a", "b", "c", None])), "user": draw(st.sampled_from(["x", "y"]))}
+            event |= {
+                "feature": draw(st.sampled_from(["a", "b", "c", None])),
+                "user": draw(st.sampled_from(["x", "y"])),
+            }
             if draw(st.booleans()):
                 event["cost_usd"] = draw(st.integers(0, 5))
             events.append(event)
@@ -90,7 +94,11 @@ def spend(chunks: Iterable[Chunk]) -> dict[tuple[str, tuple[str, ...], int, int]
     for chunk in chunks:
         for late in chunk.late:
             for row, start, offset, amount in zip(
-                late.row.tolist(), late.start_ms.tolist(), late.offset.tolist(), late.spend.tolist(), strict=True
+                late.row.tolist(),
+                late.start_ms.tolist(),
+                late.offset.tolist(),
+                late.spend.tolist(),
+                strict=True,
             ):
                 if offset > applied.get(chunk.shard, -1):
                     found[late.view, late.series[row], start, offset] = amount
@@ -100,12 +108,17 @@ def spend(chunks: Iterable[Chunk]) -> dict[tuple[str, tuple[str, ...], int, int]
 
 
 def without_offsets(content: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    return {key: {name: value for name, value in fields.items() if not name.startswith("exemplar")} for key, fields in content.items()}
+    return {
+        key: {name: value for name, value in fields.items() if not name.startswith("exemplar")}
+        for key, fields in content.items()
+    }
 
 
 @given(logs(), cuts, cuts)
 @settings(max_examples=40)
-def test_what_panes_hold_does_not_depend_on_batches_and_flushes(log: Records, cuts: list[int], others: list[int]) -> None:
+def test_what_panes_hold_does_not_depend_on_batches_and_flushes(
+    log: Records, cuts: list[int], others: list[int]
+) -> None:
     one, other = whole(log, cuts), whole(log, others)
     assert cells(one.chunks) == cells(other.chunks)
     assert spend(one.chunks) == spend(other.chunks)
@@ -118,7 +131,9 @@ def test_what_panes_hold_does_not_depend_on_batches_and_flushes(log: Records, cu
 
 @given(logs(), cuts)
 @settings(max_examples=25)
-def test_a_version_of_a_pane_is_the_pane_after_the_records_before_that_offset(log: Records, cuts: list[int]) -> None:
+def test_a_version_of_a_pane_is_the_pane_after_the_records_before_that_offset(
+    log: Records, cuts: list[int]
+) -> None:
     for end in {cut for cut in cuts if 0 < cut <= len(log)} | {len(log)}:
         until = Records(log.source, log.values[:end], log.offsets[:end], log.times_ms[:end])
         run = whole(log, [end])
@@ -133,7 +148,9 @@ def test_a_restart_from_any_committed_position_publishes_what_no_restart_would(
 ) -> None:
     expected = whole(log, cuts)
     published, position = data.draw(st.sampled_from(expected.positions))
-    lost = data.draw(st.integers(published, len(expected.chunks)))  # published before the crash, but not committed
+    lost = data.draw(
+        st.integers(published, len(expected.chunks))
+    )  # published before the crash, but not committed
     again = Run(position=position)
     assert again.first == position.first <= position.next
     start = position.first - 7
@@ -165,7 +182,9 @@ def test_a_second_restart_while_panes_are_still_being_rebuilt_loses_nothing(
         start = position.first - 7
         end = data.draw(st.integers(start, len(log)))
         if end > start:
-            again.take(Records(log.source, log.values[start:end], log.offsets[start:end], log.times_ms[start:end]))
+            again.take(
+                Records(log.source, log.values[start:end], log.offsets[start:end], log.times_ms[start:end])
+            )
         position = again.flush()
         together += again.chunks
     last = Run(position=position)
@@ -177,9 +196,17 @@ def test_a_second_restart_while_panes_are_still_being_rebuilt_loses_nothing(
     assert spend(together + last.chunks) == spend(expected.chunks)
 
 
-@given(st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 3_000)), min_size=1, max_size=40), st.sampled_from("ab"))
-def test_disorder_within_the_allowed_lateness_changes_no_pane(delays: list[tuple[int, int]], feature: str) -> None:
-    ordered = sorted((call(NOON + each, feature=feature, latency_ms=each) for each, _ in delays), key=lambda event: event["at"])
+@given(
+    st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 3_000)), min_size=1, max_size=40),
+    st.sampled_from("ab"),
+)
+def test_disorder_within_the_allowed_lateness_changes_no_pane(
+    delays: list[tuple[int, int]], feature: str
+) -> None:
+    ordered = sorted(
+        (call(NOON + each, feature=feature, latency_ms=each) for each, _ in delays),
+        key=lambda event: event["at"],
+    )
     shuffled = [call(NOON + each, feature=feature, latency_ms=each) for each, _ in sorted(delays, key=sum)]
     one, other = whole(records(ordered), range(0, 40, 3)), whole(records(shuffled), range(0, 40, 7))
     assert without_offsets(cells(one.chunks)) == without_offsets(cells(other.chunks))
@@ -213,10 +240,16 @@ def test_the_series_cap_loses_nothing_from_the_totals(log: Records, cap: int) ->
 
 def test_repeated_ids_count_once_in_a_pane_and_calls_without_id_are_not_deduplicated() -> None:
     run = Run()
-    run.take(records([call(NOON, id="one"), call(NOON, id="two"), call(NOON, id="one"), call(NOON), call(NOON)]))
+    run.take(
+        records([call(NOON, id="one"), call(NOON, id="two"), call(NOON, id="one"), call(NOON), call(NOON)])
+    )
     run.take(records([call(NOON, id="one"), call(NOON + 1_000, id="one")], 5))
     run.flush()
-    counts = {start - NOON: fields[CALLS] for (of, _, start), fields in cells(run.chunks).items() if of == WATCHED.hash}
+    counts = {
+        start - NOON: fields[CALLS]
+        for (of, _, start), fields in cells(run.chunks).items()
+        if of == WATCHED.hash
+    }
     assert counts == {0: 4, 1_000: 1}
     assert (run.stage.counts.accepted, run.stage.counts.duplicates) == (5, 2)
 
@@ -225,7 +258,11 @@ def test_late_calls_are_counted_and_their_spend_is_booked_to_their_pane_under_th
     run = Run()
     run.take(records([call(NOON, cost_usd=1), call(NOON + 60_000, cost_usd=1)]))
     run.flush()
-    late = [call(NOON, feature="a", user="x", cost_usd=2), call(NOON, feature="b", user="y"), call(NOON + 500, feature="b", user="z", cost_usd=3)]
+    late = [
+        call(NOON, feature="a", user="x", cost_usd=2),
+        call(NOON, feature="b", user="y"),
+        call(NOON + 500, feature="b", user="z", cost_usd=3),
+    ]
     run.take(records(late, 2))
     run.flush()
     assert run.stage.counts.late == 3
@@ -249,7 +286,9 @@ def engine(run: Run) -> dict[tuple[str, int], int]:
 def test_rejected_late_and_clamped_calls_are_booked_where_event_time_stood() -> None:
     run = Run()
     noon = [NOON] * 6
-    run.take(records([b"{", None, call(NOON), b"{", call(NOON + 10**9), call(NOON + 2_500)], broker_times=noon))
+    run.take(
+        records([b"{", None, call(NOON), b"{", call(NOON + 10**9), call(NOON + 2_500)], broker_times=noon)
+    )
     run.take(records([call(NOON - 60_000), b"{"], 6, broker_times=[NOON + 3_000] * 2))
     run.flush()
     assert run.rejected == [0, 1, 3, 7]
@@ -281,7 +320,12 @@ def test_every_shard_gets_a_last_chunk_with_the_same_seal_even_when_nothing_happ
     assert len(seals) == 1
     (seal,) = seals
     assert seal is not None
-    assert (seal.frontier_ms, seal.watermark_ms, seal.wall_ms, seal.sources) == (NOON + 7_000, NOON + 7_000, NOON + 40_000, 4)
+    assert (seal.frontier_ms, seal.watermark_ms, seal.wall_ms, seal.sources) == (
+        NOON + 7_000,
+        NOON + 7_000,
+        NOON + 40_000,
+        4,
+    )
     assert seal.lag_ms == 30_000
     assert all(chunk.seal is None for chunk in run.chunks if chunk is not last[chunk.shard])
 
@@ -328,8 +372,12 @@ def test_a_changed_rule_set_holds_for_panes_from_its_boundary_on_whenever_it_bec
             told_later.stage.switch(changed)
     found = cells(told_before.chunks)
     assert cells(told_later.chunks) == found
-    assert {start for of, _, start in found if of == before.view.hash} == {NOON + each * 1_000 for each in range(5)}
-    assert {start for of, _, start in found if of == after.view.hash} == {NOON + each * 1_000 for each in range(5, 10)}
+    assert {start for of, _, start in found if of == before.view.hash} == {
+        NOON + each * 1_000 for each in range(5)
+    }
+    assert {start for of, _, start in found if of == after.view.hash} == {
+        NOON + each * 1_000 for each in range(5, 10)
+    }
 
 
 def test_late_spend_of_a_view_that_no_rule_needs_any_more_does_not_stop_the_flush() -> None:
@@ -339,6 +387,28 @@ def test_late_spend_of_a_view_that_no_rule_needs_any_more_does_not_stop_the_flus
     run.stage.switch(rule_log(other))
     run.flush()
     assert len(spend(run.chunks)) == 1
+
+
+def test_a_view_whose_groups_must_be_seen_whole_is_cut_by_their_shards_late_spend_too() -> None:
+    grouped = replace(view("calls", "spend", by=("feature", "user")), parent=("feature",))
+    run = Run(rule_log(extra=(grouped,)))
+    features = [f"f{number}" for number in range(20)]
+    run.take(records([call(NOON, feature=each, user=user) for each in features for user in "xy"]))
+    run.take(
+        records(
+            [call(NOON + MINUTE), *(call(NOON, feature=each, user="x", cost_usd=1) for each in features)], 40
+        )
+    )
+    run.flush()
+    for chunk in run.chunks:
+        series = [each for block in chunk.blocks for each in block.series]
+        series += [each for late in chunk.late for each in late.series]
+        assert {grouped.shard(each) for each in series} <= {chunk.shard}
+    assert {series for _, series, _ in cells(run.chunks)} >= {
+        (each, user) for each in features for user in "xy"
+    }
+    assert {series for _, series, _, _ in spend(run.chunks)} == {(each, "x") for each in features}
+    assert len({chunk.shard for chunk in run.chunks if chunk.blocks}) > 4
 
 
 def test_sources_are_apart_and_a_revoked_one_is_forgotten() -> None:

@@ -35,7 +35,9 @@ events = st.fixed_dictionaries(
 )
 
 
-def fold(where: View, calls: list[dict[str, Any]], **config: Any) -> dict[tuple[str, tuple[str, ...], int], dict[str, Any]]:
+def fold(
+    where: View, calls: list[dict[str, Any]], **config: Any
+) -> dict[tuple[str, tuple[str, ...], int], dict[str, Any]]:
     """The panes after all calls in one batch."""
     stage = ingest(rule_log(extra=(where,)), Lateness(allowed_ms=3_600_000), **config)
     stage.assign(SOURCE, None)
@@ -45,12 +47,22 @@ def fold(where: View, calls: list[dict[str, Any]], **config: Any) -> dict[tuple[
 
 @given(st.lists(events, min_size=1, max_size=40))
 def test_a_pane_holds_what_its_calls_add_up_to(calls: list[dict[str, Any]]) -> None:
-    watched = view("calls", "errors", "latency.p95", "latency.max", "spend", "users", where=(Matcher("operation", MODEL_CALLS),))
+    watched = view(
+        "calls",
+        "errors",
+        "latency.p95",
+        "latency.max",
+        "spend",
+        "users",
+        where=(Matcher("operation", MODEL_CALLS),),
+    )
     found = fold(watched, calls)
     naive: dict[tuple[str, int], list[tuple[int, dict[str, Any]]]] = {}
     for offset, event in enumerate(calls):
         if event.get("operation", "chat") in MODEL_CALLS:
-            naive.setdefault((event.get("feature", NONE), event["at"] // 1_000 * 1_000), []).append((offset, event))
+            naive.setdefault((event.get("feature", NONE), event["at"] // 1_000 * 1_000), []).append(
+                (offset, event)
+            )
     assert {(series[0], start) for _, series, start in found} == set(naive)
     for (_, series, start), content in found.items():
         mine = naive[series[0], start]
@@ -76,7 +88,9 @@ def test_a_pane_holds_what_its_calls_add_up_to(calls: list[dict[str, Any]]) -> N
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40), st.integers(1, 5))
-def test_series_beyond_the_cap_are_gathered_by_order_of_arrival_and_nothing_is_lost(features: list[str], cap: int) -> None:
+def test_series_beyond_the_cap_are_gathered_by_order_of_arrival_and_nothing_is_lost(
+    features: list[str], cap: int
+) -> None:
     found = fold(view("calls"), [call(NOON, feature=each) for each in features], series_per_pane=cap)
     kept = list(dict.fromkeys(features))[:cap]
     expected = Counter(each if each in kept else OTHER for each in features)
@@ -87,17 +101,31 @@ def test_series_beyond_the_cap_are_gathered_by_order_of_arrival_and_nothing_is_l
 def test_a_call_that_says_other_itself_shares_the_cell_of_the_rest(features: list[str], cap: int) -> None:
     found = fold(view("calls"), [call(NOON, feature=each) for each in features], series_per_pane=cap)
     kept = list(dict.fromkeys(features))[:cap]
-    assert {s[0]: c[CALLS] for (_, s, _), c in found.items()} == Counter(each if each in kept else OTHER for each in features)
+    assert {s[0]: c[CALLS] for (_, s, _), c in found.items()} == Counter(
+        each if each in kept else OTHER for each in features
+    )
 
 
 def test_every_pane_has_its_own_cap() -> None:
-    calls = [call(NOON, feature="a"), call(NOON, feature="b"), call(NOON + 1_000, feature="b"), call(NOON + 1_000, feature="a")]
+    calls = [
+        call(NOON, feature="a"),
+        call(NOON, feature="b"),
+        call(NOON + 1_000, feature="b"),
+        call(NOON + 1_000, feature="a"),
+    ]
     found = fold(view("calls"), calls, series_per_pane=1)
-    assert {(series[0], start - NOON) for _, series, start in found} == {("a", 0), (OTHER, 0), ("b", 1_000), (OTHER, 1_000)}
+    assert {(series[0], start - NOON) for _, series, start in found} == {
+        ("a", 0),
+        (OTHER, 0),
+        ("b", 1_000),
+        (OTHER, 1_000),
+    }
 
 
 def test_only_the_first_series_of_a_pane_carry_exemplars() -> None:
-    found = fold(view("calls"), [call(NOON, feature=f"f{number:03}") for number in range(EXEMPLARS_PER_PANE + 10)])
+    found = fold(
+        view("calls"), [call(NOON, feature=f"f{number:03}") for number in range(EXEMPLARS_PER_PANE + 10)]
+    )
     shown = sorted(series[0] for (_, series, _), content in found.items() if "exemplar:one:any" in content)
     assert shown == [f"f{number:03}" for number in range(EXEMPLARS_PER_PANE)]
 
@@ -139,7 +167,9 @@ def test_touched_gives_whole_contents_of_changed_cells_only() -> None:
 
 @given(st.lists(st.lists(events, min_size=1, max_size=10), min_size=2, max_size=6))
 @settings(max_examples=50)
-def test_cells_of_sealed_panes_are_used_again_without_a_trace_of_what_they_held(rounds: list[list[dict[str, Any]]]) -> None:
+def test_cells_of_sealed_panes_are_used_again_without_a_trace_of_what_they_held(
+    rounds: list[list[dict[str, Any]]],
+) -> None:
     watched = view("calls", "latency.p95", "latency.max", "users")
     driven = _Driven(watched)
     for number, calls in enumerate(rounds):
@@ -181,6 +211,8 @@ def test_series_numbers_stand_for_the_combination_of_values_however_many_values_
     calls = [call(**{each: f"value-{random.integers(0, known)}" for each in WIDE}) for _ in range(50)]
     batch, _ = reader.read(records([*calls, *calls[::-1]]))
     numbers = table.numbers(batch, None).tolist()
-    assert [table.series[number] for number in numbers] == [tuple(c[d] for d in WIDE) for c in [*calls, *calls[::-1]]]
+    assert [table.series[number] for number in numbers] == [
+        tuple(c[d] for d in WIDE) for c in [*calls, *calls[::-1]]
+    ]
     assert table.numbers(batch, np.arange(10, 20)).tolist() == numbers[10:20]
     assert numbers[:50] == numbers[:49:-1]

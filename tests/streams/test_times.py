@@ -22,7 +22,9 @@ def written(moment: datetime, digits: int) -> str:
 
 
 @given(st.lists(moments, min_size=1, max_size=20), st.integers(0, 9))
-def test_texts_of_one_width_are_read_as_fromisoformat_reads_them(moments: list[datetime], digits: int) -> None:
+def test_texts_of_one_width_are_read_as_fromisoformat_reads_them(
+    moments: list[datetime], digits: int
+) -> None:
     texts = [written(moment, digits) for moment in moments]
     times, faults = parse_times(texts)
     assert faults == {}
@@ -31,7 +33,9 @@ def test_texts_of_one_width_are_read_as_fromisoformat_reads_them(moments: list[d
 
 @given(st.lists(st.tuples(moments, st.integers(-14 * 60, 14 * 60)), min_size=1, max_size=20))
 def test_offsets_are_applied(moments: list[tuple[datetime, int]]) -> None:
-    texts = [moment.replace(tzinfo=timezone(timedelta(minutes=offset))).isoformat() for moment, offset in moments]
+    texts = [
+        moment.replace(tzinfo=timezone(timedelta(minutes=offset))).isoformat() for moment, offset in moments
+    ]
     times, faults = parse_times(texts)
     for index, text in enumerate(texts):
         if index in faults:
@@ -40,7 +44,11 @@ def test_offsets_are_applied(moments: list[tuple[datetime, int]]) -> None:
             assert times[index] == expected_ms(text)
 
 
-@given(st.lists(st.from_regex(r"\A20[0-9]{2}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}[Zz]\Z"), min_size=1))
+@given(
+    st.lists(
+        st.from_regex(r"\A20[0-9]{2}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}[Zz]\Z"), min_size=1
+    )
+)
 @example(["2026-02-29T00:00:00Z"])
 @example(["2024-02-29T00:00:00Z", "2026-04-31T00:00:00Z"])
 @example(["2026-10-01T12:00:00z", "2026-10-01T23:59:60Z"])
@@ -57,7 +65,9 @@ def test_a_batch_is_read_as_its_texts_one_by_one(texts: list[str]) -> None:
 
 
 @given(st.lists(st.text(alphabet="0123456789-:TZ.+ z", min_size=20, max_size=24), min_size=1, max_size=5))
-def test_texts_that_nearly_are_times_are_read_as_fromisoformat_reads_them_or_refused(texts: list[str]) -> None:
+def test_texts_that_nearly_are_times_are_read_as_fromisoformat_reads_them_or_refused(
+    texts: list[str],
+) -> None:
     times, faults = parse_times(texts)
     for index, text in enumerate(texts):
         try:
@@ -83,7 +93,9 @@ def test_a_time_without_a_zone_is_refused_and_the_reason_says_what_to_write(text
         parse_time(text)
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-10-01T25:00:00Z", "x" * 5_000])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01T00:00:00Z", "2026-10-01T25:00:00Z", "x" * 5_000]
+)
 def test_what_is_no_time_is_refused_with_a_bounded_reason(text: str) -> None:
     with pytest.raises(TimeError, match="no RFC 3339 time") as raised:
         parse_time(text)
@@ -97,7 +109,9 @@ def test_numbers_that_are_seconds_or_microseconds_are_refused(number: float) -> 
 
 
 def test_a_fault_concerns_only_its_own_text() -> None:
-    times, faults = parse_times(["2026-10-01T12:00:00Z", "0001-01-01T00:00:00+23:59", "2026-10-01T12:00:00Z", "1999-12-31T23:59:59Z"])
+    times, faults = parse_times(
+        ["2026-10-01T12:00:00Z", "0001-01-01T00:00:00+23:59", "2026-10-01T12:00:00Z", "1999-12-31T23:59:59Z"]
+    )
     assert set(faults) == {1, 3}
     assert times[0] == times[2] == 1_790_856_000_000
 

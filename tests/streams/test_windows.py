@@ -18,7 +18,7 @@ from streams.evaluate import Evaluate
 from streams.frontier import Lateness
 from streams.ingest import Idle
 from streams.records import Source
-from streams.windows import ViewWindows, Window, best_exemplars
+from streams.windows import Rows, ViewWindows, Window, best_exemplars, contents, merge
 
 NOON = at("12:00:00")
 LATENESS = Lateness(allowed_ms=3_000, skew_ms=10**9)
@@ -52,8 +52,12 @@ class Sources:
         self.names = [Source("llm.calls", number) for number in range(self.sources)]
         for name in self.names:
             self.stage.assign(name, None)
-        self.shards = {shard: Evaluate(shard, log) for shard in {each.view.shard(("",)) for each in self.rules}}
-        self.counted: list[tuple[str, dict[str, Any], bool]] = []  # source, call, whether only its spend counts
+        self.shards = {
+            shard: Evaluate(shard, log) for shard in {each.view.shard(("",)) for each in self.rules}
+        }
+        self.counted: list[
+            tuple[str, dict[str, Any], bool]
+        ] = []  # source, call, whether only its spend counts
         self.high = dict.fromkeys(self.names, 0)
         self.offset = dict.fromkeys(self.names, 0)
 
@@ -78,7 +82,9 @@ class Sources:
         return [
             (each, window)
             for each in self.rules
-            if (window := self.shards[each.view.shard(("",))]._views[each.view.hash].windows[each.window_ms]).end_ms
+            if (
+                window := self.shards[each.view.shard(("",))]._views[each.view.hash].windows[each.window_ms]
+            ).end_ms
         ]
 
 
@@ -97,7 +103,11 @@ def check(sources: Sources) -> None:
     package = HdrHistogram(1, 3_600_000_000, 2)
     for each, window in sources.windows():
         calls, wanted = naive(sources, window), each.view.fields
-        totals = {one: window.total(one).tolist() for one in wanted if one.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)}
+        totals = {
+            one: window.total(one).tolist()
+            for one in wanted
+            if one.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)
+        }
         for row, series in enumerate(window.series):
             mine = calls.get(series, [])
             counted = [(name, event) for name, event, late in mine if not late]
@@ -123,11 +133,15 @@ def check(sources: Sources) -> None:
                 shown = [one.value for one in window.exemplars(row, SHOWN, 5)]
                 assert shown == sorted(largest.values(), reverse=True)[:5]
             if USERS in wanted:
-                assert window.distinct(USERS)[row] == pytest.approx(len({event["user"] for _, event in counted}), abs=0.2)
+                assert window.distinct(USERS)[row] == pytest.approx(
+                    len({event["user"] for _, event in counted}), abs=0.2
+                )
 
 
 events = st.builds(
-    lambda feature, user, status, latency, cost: {"feature": feature, "user": user, "status": status, "latency_ms": latency} | cost,
+    lambda feature, user, status, latency, cost: (
+        {"feature": feature, "user": user, "status": status, "latency_ms": latency} | cost
+    ),
     st.sampled_from("abc"), st.sampled_from(["ana", "ben", "cem"]), st.sampled_from(["ok", "ok", "error"]),
     st.integers(1, 5_000), st.sampled_from([{}, {"cost_usd": 1}, {"cost_usd": 3}]),
 )  # fmt: skip
@@ -140,7 +154,8 @@ def flushes(draw: st.DrawFn, sources: int) -> list[tuple[int, list[dict[str, Any
     for _ in range(draw(st.integers(1, 10))):
         now += draw(st.sampled_from([0, 300, 1_000, 7_000, 65_000, 900_000]))
         calls = [
-            call(now - draw(st.integers(0, 2_900) | st.just(30_000)), **draw(events)) for _ in range(draw(st.integers(0, 6)))
+            call(now - draw(st.integers(0, 2_900) | st.just(30_000)), **draw(events))
+            for _ in range(draw(st.integers(0, 6)))
         ]
         found.append((draw(st.integers(0, sources - 1)), calls))
     return found
@@ -148,7 +163,9 @@ def flushes(draw: st.DrawFn, sources: int) -> list[tuple[int, list[dict[str, Any
 
 @given(st.integers(1, 3).flatmap(lambda count: st.tuples(st.just(count), flushes(count))))
 @settings(max_examples=20)
-def test_running_totals_equal_their_recomputation_after_every_flush(drawn: tuple[int, list[tuple[int, list[dict[str, Any]]]]]) -> None:
+def test_running_totals_equal_their_recomputation_after_every_flush(
+    drawn: tuple[int, list[tuple[int, list[dict[str, Any]]]]],
+) -> None:
     count, flushed = drawn
     sources = Sources(watching(*SPANS), count)
     for source, calls in flushed:
@@ -158,7 +175,9 @@ def test_running_totals_equal_their_recomputation_after_every_flush(drawn: tuple
 
 @given(flushes(2), st.data())
 @settings(max_examples=20)
-def test_repeated_and_older_chunks_change_nothing(flushed: list[tuple[int, list[dict[str, Any]]]], data: st.DataObject) -> None:
+def test_repeated_and_older_chunks_change_nothing(
+    flushed: list[tuple[int, list[dict[str, Any]]]], data: st.DataObject
+) -> None:
     sources = Sources(watching(10 * SECOND, 10 * MINUTE), 2)
     for source, calls in flushed:
         sources.feed(source, calls)
@@ -173,7 +192,9 @@ def test_repeated_and_older_chunks_change_nothing(flushed: list[tuple[int, list[
 def test_panes_before_every_window_are_dropped_and_the_sums_stay_right() -> None:
     sources = Sources(watching(10 * SECOND, MINUTE), 1)
     for second in range(0, 200, 2):
-        sources.feed(0, [call(NOON + second * 1_000, feature="a", user="ana", status="ok", latency_ms=second + 1)])
+        sources.feed(
+            0, [call(NOON + second * 1_000, feature="a", user="ana", status="ok", latency_ms=second + 1)]
+        )
     check(sources)
     for _, window in sources.windows():
         (panes,) = window.store.tiers.values()
@@ -182,11 +203,22 @@ def test_panes_before_every_window_are_dropped_and_the_sums_stay_right() -> None
 
 def test_windows_of_several_tiers_share_panes_of_their_width() -> None:
     windows = ViewWindows(watching(MINUTE)[0].view)
-    assert [windows.window(span).tier_ms for span in (10 * SECOND, MINUTE, 10 * MINUTE, 20 * MINUTE, 24 * 60 * MINUTE)] == [
+    spans = (10 * SECOND, MINUTE, 10 * MINUTE, 20 * MINUTE, 24 * 60 * MINUTE)
+    assert [windows.window(span).tier_ms for span in spans] == [
         1_000, 1_000, 10_000, 10_000, 300_000
     ]  # fmt: skip
     assert windows.window(MINUTE) is windows.window(MINUTE)
     assert sorted(windows.tiers) == [1_000, 10_000, 300_000]
+
+
+def test_a_block_of_nothing_has_no_panes() -> None:
+    sources = Sources(watching(MINUTE)[:1])
+    sources.feed(0, [call(NOON, feature="a", user="ana", status="ok", latency_ms=1)])
+    (block,) = (block for chunk in sources.chunks for block in chunk.blocks)
+    watched = sources.rules[0].view
+    assert contents(watched, Rows(), block.select(np.zeros(0, np.int64))) == {}
+    (content,) = contents(watched, Rows(), block).values()
+    assert merge([content]) is content
 
 
 def test_a_window_before_its_first_tick_holds_nothing() -> None:
@@ -199,7 +231,9 @@ def test_a_window_before_its_first_tick_holds_nothing() -> None:
 
 @given(flushes(1))
 @settings(max_examples=12)
-def test_totals_counted_anew_from_the_panes_equal_the_running_ones(flushed: list[tuple[int, list[dict[str, Any]]]]) -> None:
+def test_totals_counted_anew_from_the_panes_equal_the_running_ones(
+    flushed: list[tuple[int, list[dict[str, Any]]]],
+) -> None:
     sources = Sources(watching(10 * SECOND, 10 * MINUTE))
     for source, calls in flushed:
         sources.feed(source, calls)
@@ -211,7 +245,18 @@ def test_totals_counted_anew_from_the_panes_equal_the_running_ones(flushed: list
 def test_series_without_calls_can_be_forgotten_without_a_change_to_the_others() -> None:
     sources = Sources(watching(10 * SECOND))
     for number in range(30):
-        sources.feed(0, [call(NOON + number * 1_000, feature=f"f{number}", user="ana", status="ok", latency_ms=number + 1)])
+        sources.feed(
+            0,
+            [
+                call(
+                    NOON + number * 1_000,
+                    feature=f"f{number}",
+                    user="ana",
+                    status="ok",
+                    latency_ms=number + 1,
+                )
+            ],
+        )
     for shard in sources.shards.values():
         for windows in shard._views.values():
             if not windows.rows.series:
@@ -226,7 +271,9 @@ def test_series_without_calls_can_be_forgotten_without_a_change_to_the_others() 
         shard._sources.clear()
     for each, window in sources.windows():
         expected = naive(sources, window)
-        assert {window.series[row]: n for row, n in enumerate(window.total(CALLS).tolist()) if n} == {s: len(c) for s, c in expected.items()}
+        assert {window.series[row]: n for row, n in enumerate(window.total(CALLS).tolist()) if n} == {
+            s: len(c) for s, c in expected.items()
+        }
         if SLOW in each.view.fields:
             assert np.count_nonzero(window.percentile(SLOW, 95)) == len(expected)
         live = {window.series[row] for row in np.flatnonzero(window.live()).tolist()}
@@ -241,7 +288,14 @@ def test_only_series_with_something_in_the_window_or_in_the_one_before_take_part
     assert window.end_ms == NOON + 2_000
     assert [window.series[row] for row in np.flatnonzero(window.live())] == [("a",)]
     assert window.series == [("a",), ("b",)]
-    for end, expected in ((6, ["a", "b"]), (10, ["a", "b"]), (11, ["a", "b"]), (12, ["b"]), (16, ["b"]), (17, [])):
+    for end, expected in (
+        (6, ["a", "b"]),
+        (10, ["a", "b"]),
+        (11, ["a", "b"]),
+        (12, ["b"]),
+        (16, ["b"]),
+        (17, []),
+    ):
         window.advance(NOON + end * 1_000)
         assert [window.series[row][0] for row in np.flatnonzero(window.live())] == expected
 
@@ -251,7 +305,10 @@ def test_a_tier_that_no_window_used_before_begins_at_the_boundary() -> None:
     for span in (MINUTE, 10 * MINUTE):
         windows.window(span)
     sources = Sources(watching(MINUTE)[:1])
-    sources.feed(0, [call(NOON + each * 10_000, feature="a", user="ana", status="ok", latency_ms=1) for each in range(6)])
+    sources.feed(
+        0,
+        [call(NOON + each * 10_000, feature="a", user="ana", status="ok", latency_ms=1) for each in range(6)],
+    )
     for start, pane in sources.windows()[0][1].store.tiers[1_000].items():
         windows.rows.number([("a",)])
         windows.apply(start, pane.content())
@@ -266,7 +323,13 @@ def test_a_tier_that_no_window_used_before_begins_at_the_boundary() -> None:
 def test_of_each_pane_of_a_source_the_largest_exemplar_is_shown_once() -> None:
     sources = Sources(watching(10 * SECOND)[2:3])
     sources.feed(0, [call(NOON, feature="a", user="ana", status="ok", latency_ms=5)])
-    sources.feed(0, [call(NOON, feature="a", user="ana", status="ok", latency_ms=9), call(NOON + 9_000, feature="z", user="", status="ok", latency_ms=1)])
+    sources.feed(
+        0,
+        [
+            call(NOON, feature="a", user="ana", status="ok", latency_ms=9),
+            call(NOON + 9_000, feature="z", user="", status="ok", latency_ms=1),
+        ],
+    )
     ((_, window),) = sources.windows()
     shown = window.exemplars(0, SHOWN, 5)
     assert [each.value for each in shown] == [9_000]

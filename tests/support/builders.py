@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -32,7 +33,9 @@ MINUTE = 60_000
 
 def at(clock: str) -> int:
     """Epoch milliseconds of a time of the tests' day, such as 12:00:05 or 12:00:05.250."""
-    since = datetime.fromisoformat(f"{DAY}T{clock}+00:00") - datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+    since = datetime.fromisoformat(f"{DAY}T{clock}+00:00") - datetime.fromisoformat(
+        "1970-01-01T00:00:00+00:00"
+    )
     return since // timedelta(milliseconds=1)
 
 
@@ -68,7 +71,7 @@ def part(of: Records, start: int, end: int) -> Records:
 def parts(of: Records, cuts: Iterable[int]) -> list[Records]:
     """The records cut at these positions, empty pieces left out."""
     edges = sorted({0, len(of), *(cut for cut in cuts if 0 < cut < len(of))})
-    return [part(of, start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [part(of, start, end) for start, end in itertools.pairwise(edges)]
 
 
 def rule(
@@ -102,7 +105,9 @@ def rule(
     )
 
 
-def rule_log(*rules: Rule, extra: tuple[View, ...] = (), later: Iterable[tuple[int, Sequence[Rule]]] = ()) -> RuleLog:
+def rule_log(
+    *rules: Rule, extra: tuple[View, ...] = (), later: Iterable[tuple[int, Sequence[Rule]]] = ()
+) -> RuleLog:
     """A rules log: the rules from the beginning of time, then other rule sets from their event times on."""
     epochs = [Epoch(0, RuleSet(rules), extra)]
     epochs += [Epoch(from_ms, RuleSet(tuple(those)), extra) for from_ms, those in later]
@@ -138,7 +143,9 @@ def cells(chunks: Iterable[Chunk]) -> dict[tuple[str, Series, int], dict[str, An
                 content: dict[str, Any] = {name: int(values[entry]) for name, values in block.columns.items()}
                 for name, sparse in block.sparse.items():
                     mine = sparse.entry == entry
-                    content[name] = dict(zip(sparse.key[mine].tolist(), sparse.count[mine].tolist(), strict=True))
+                    content[name] = dict(
+                        zip(sparse.key[mine].tolist(), sparse.count[mine].tolist(), strict=True)
+                    )
                 for at_entry, name, exemplar in block.exemplars:
                     if at_entry == entry:
                         content[name] = (exemplar.offset, exemplar.at_ms, exemplar.value, dict(exemplar.call))

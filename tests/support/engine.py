@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from hdrh.histogram import HdrHistogram
 
 from streams import chunk
+from streams.panes import Block
 from streams.settings import TopicsSettings, load_settings
 from streams.topics import create_topics
 
@@ -27,6 +28,8 @@ PATIENCE_SECONDS = 40.0
 POLL_SECONDS = 0.05
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 NO_SHARED_DATA = f"the recorded data is not here ({SHARED_DATA.name} beside the project's folder)"
+
+CALLS = "count:one:any"
 
 Call = dict[str, Any]
 
@@ -197,12 +200,13 @@ def new_engine(folder: Path, broker: str, **changes: Any) -> Engine:
     """An engine with topics and a group of its own; `changes` are merged into the configuration, part by part."""
     unique = uuid.uuid4().hex[:8]
     settings: dict[str, Any] = {
-        "kafka": {"brokers": [broker], "session_timeout": "1s"},
+        "kafka": {"brokers": [broker], "session_timeout": "2s"},
         "calls": {"topics": [f"calls-{unique}"], "partitions": 1, "lateness": "1s"},
         "topics": {name: f"{name}-{unique}" for name in TopicsSettings.model_fields},
         "group": f"tocsin-{unique}",
         "flush": "100ms",
         "overview": [],
+        "web": {"listen": "off"},
     }
     for name, value in changes.items():
         known = settings.get(name)
@@ -270,37 +274,52 @@ class Cell:
         raise AssertionError("an empty histogram has no percentile")
 
 
-def merged_panes(records: Iterable[ConsumerRecord[bytes, bytes]]) -> dict[str, dict[tuple[str, ...], Cell]]:
-    """All panes together, by view hash and series: of each pane of a source only the newest version counts."""
-    newest: dict[tuple[Any, ...], tuple[int, dict[str, int], dict[str, dict[int, int]]]] = {}
-    for record in records:
-        read = chunk.decode(record.value or b"")
-        for block in read.blocks:
-            counted: list[dict[str, dict[int, int]]] = [{} for _ in range(len(block))]
-            for name, sparse in block.sparse.items():
-                for entry, bucket, count in zip(
-                    sparse.entry.tolist(), sparse.key.tolist(), sparse.count.tolist(), strict=True
-                ):
-                    counted[entry].setdefault(name, {})[bucket] = count
-            for entry, (row, start) in enumerate(
-                zip(block.row.tolist(), block.start_ms.tolist(), strict=True)
-            ):
-                key = block.view, read.source, block.series[row], start
+class Panes:
+    """A fold over the panes topic: of each pane of a source and series only the newest version counts."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._newest: dict[tuple[Any, ...], tuple[int, dict[str, int], dict[str, dict[int, int]]]] = {}
+        self.calls: dict[str, int] = {}
+
+    def take(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+        """Take in what is new in the records read so far."""
+        for record in records[self._taken :]:
+            read = chunk.decode(record.value or b"")
+            for block in read.blocks:
+                self._take_block(read.source, read.version, block)
+        self._taken = len(records)
+
+    def _take_block(self, source: object, version: int, block: Block) -> None:
+        counted: list[dict[str, dict[int, int]]] = [{} for _ in range(len(block))]
+        for name, sparse in block.sparse.items():
+            cells = zip(sparse.entry.tolist(), sparse.key.tolist(), sparse.count.tolist(), strict=True)
+            for entry, bucket, count in cells:
+                counted[entry].setdefault(name, {})[bucket] = count
+        for entry, (row, start) in enumerate(zip(block.row.tolist(), block.start_ms.tolist(), strict=True)):
+            key = block.view, source, block.series[row], start
+            known_version, known, _ = self._newest.get(key, (-1, {}, {}))
+            if known_version <= version:
                 plain = {name: int(values[entry]) for name, values in block.columns.items()}
-                if key not in newest or newest[key][0] <= read.version:
-                    newest[key] = read.version, plain, counted[entry]
-    found: dict[str, dict[tuple[str, ...], Cell]] = {}
-    for (view, _, series, _), (_, plain, counted_in) in newest.items():
-        cell = found.setdefault(view, {}).setdefault(series, Cell())
-        for name, value in plain.items():
-            cell.plain[name] = cell.plain.get(name, 0) + value
-        for name, buckets in counted_in.items():
-            into = cell.counted.setdefault(name, {})
-            for bucket, count in buckets.items():
-                into[bucket] = into.get(bucket, 0) + count
-    return found
+                self._newest[key] = version, plain, counted[entry]
+                more = plain.get(CALLS, 0) - known.get(CALLS, 0)
+                self.calls[block.view] = self.calls.get(block.view, 0) + more
 
-
-def calls_in(cells: Mapping[tuple[str, ...], Cell]) -> int:
-    """Calls of every series together."""
-    return sum(cell.plain["count:one:any"] for cell in cells.values())
+    def together(self) -> dict[tuple[str, ...], Cell]:
+        """All panes together, one cell per series with the fields of every view (all of the same dimensions)."""
+        found: dict[str, dict[tuple[str, ...], Cell]] = {}
+        for (view, _, series, _), (_, plain, counted_in) in self._newest.items():
+            cell = found.setdefault(view, {}).setdefault(series, Cell())
+            for name, value in plain.items():
+                cell.plain[name] = cell.plain.get(name, 0) + value
+            for name, buckets in counted_in.items():
+                into = cell.counted.setdefault(name, {})
+                for bucket, count in buckets.items():
+                    into[bucket] = into.get(bucket, 0) + count
+        result: dict[tuple[str, ...], Cell] = {}
+        for cells in found.values():
+            for series, cell in cells.items():
+                both = result.setdefault(series, Cell())
+                both.plain |= cell.plain
+                both.counted |= cell.counted
+        return result

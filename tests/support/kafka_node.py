@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -117,6 +118,15 @@ def _jar_folder() -> Path:
     return cache / "tocsin" / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
 
 
+@dataclass(frozen=True, slots=True)
+class ExtraListener:
+    """A listener beside the plain one, such as one with TLS; its settings are written without `listener.name.NAME.`."""
+
+    name: str
+    protocol: str
+    settings: Mapping[str, object]
+
+
 @dataclass(slots=True)
 class KafkaNode:
     """One broker and controller. Ports and folder stay the same over `kill` or `stop` and `start`."""
@@ -127,12 +137,19 @@ class KafkaNode:
     folder: Path
     java: str
     jars: Path
+    extra: Sequence[tuple[ExtraListener, int]] = ()
+    more_settings: Mapping[str, object] = field(default_factory=dict)
+    scram: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _log_start: int = field(default=0, repr=False)
 
     @property
     def address(self) -> str:
         return f"{HOST}:{self.port}"
+
+    def address_of(self, listener: str) -> str:
+        """HOST:PORT of an extra listener."""
+        return next(f"{HOST}:{port}" for each, port in self.extra if each.name == listener)
 
     @property
     def log_file(self) -> Path:
@@ -149,7 +166,11 @@ class KafkaNode:
         command = self._command("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c")
         with self.log_file.open("ab") as log:
             status = subprocess.run(
-                [*command, str(self._settings_file)],
+                [
+                    *command,
+                    str(self._settings_file),
+                    *(word for each in self.scram for word in ("--add-scram", each)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -243,11 +264,16 @@ class KafkaNode:
             "process.roles": "broker,controller",
             "node.id": self.node_id,
             "controller.quorum.voters": voters,
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "listeners": ",".join([self._listeners(), f"CONTROLLER://{HOST}:{self.controller_port}"]),
+            "advertised.listeners": self._listeners(),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "listener.security.protocol.map": ",".join(
+                [
+                    "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    *(f"{each.name}:{each.protocol}" for each, _ in self.extra),
+                ]
+            ),
             "log.dirs": self.folder / "data",
             "default.replication.factor": copies,
             "min.insync.replicas": in_sync,
@@ -265,7 +291,17 @@ class KafkaNode:
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1_000,
         }
-        return "".join(f"{name}={value}\n" for name, value in settings.items())
+        of_listeners = {
+            f"listener.name.{each.name.lower()}.{name}": value
+            for each, _ in self.extra
+            for name, value in each.settings.items()
+        }
+        every = settings | of_listeners | dict(self.more_settings)
+        return "".join(f"{name}={value}\n" for name, value in every.items())
+
+    def _listeners(self) -> str:
+        extra = (f"{each.name}://{HOST}:{port}" for each, port in self.extra)
+        return ",".join([f"PLAINTEXT://{HOST}:{self.port}", *extra])
 
 
 class KafkaCluster:
@@ -273,15 +309,34 @@ class KafkaCluster:
 
     Args:
         nodes: 1 or more, each broker and controller.
+        listeners: what each node listens on beside plain text.
+        scram: users, as `kafka-storage format --add-scram` takes them.
+        more_settings: settings of every node that go before the usual ones.
     """
 
-    def __init__(self, nodes: int = 1) -> None:
+    def __init__(
+        self,
+        nodes: int = 1,
+        *,
+        listeners: Sequence[ExtraListener] = (),
+        scram: Sequence[str] = (),
+        more_settings: Mapping[str, object] | None = None,
+    ) -> None:
         java, jars = java_program(), kafka_jars()
         self._folder = Path(tempfile.mkdtemp(prefix="tocsin-kafka-"))
-        ports = _free_ports(2 * nodes)
+        ports = _free_ports((2 + len(listeners)) * nodes)
+        extra = iter(ports[2 * nodes :])
         self.nodes = [
             KafkaNode(
-                number, ports[2 * number - 2], ports[2 * number - 1], self._folder / str(number), java, jars
+                number,
+                ports[2 * number - 2],
+                ports[2 * number - 1],
+                self._folder / str(number),
+                java,
+                jars,
+                [(each, next(extra)) for each in listeners],
+                more_settings or {},
+                scram,
             )
             for number in range(1, nodes + 1)
         ]

@@ -1,0 +1,279 @@
+"""Comparing what a simulated run left behind with the oracle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import simulation_traffic as sim
+from simulation_oracle import (
+    Epochs,
+    OracleRule,
+    Panes,
+    PanesFold,
+    Seen,
+    Ticks,
+    expected_id,
+    expected_notification_id,
+    panes_of,
+    transitions_of_calls,
+)
+from simulation_records import ChunkRead, read_alert, read_chunk
+from simulation_world import World
+
+_SPENDING = OracleRule(
+    "sim/Spending", "", ("user",), "spend", 30_000, False, 60_000_000, 150_000_000, keep=5_000
+)
+_SLOW = {"for_ms": 2_000, "keep": 3_000, "min_calls": 8}
+_FIRST = (
+    OracleRule("sim/Slow", "", ("feature",), "latency.p95", 20_000, False, 1_000, 4_000, **_SLOW),
+    _SPENDING,
+    OracleRule("sim/Quiet", "", ("feature",), "calls", 10_000, True, 10, None, for_ms=3_000),
+    OracleRule("sim/Late", "", (), "late", 10_000, False, 1, None),
+)
+_SECOND = (
+    OracleRule("sim/Slow", "", ("feature",), "latency.p95", 20_000, False, 500, 2_000, **_SLOW),
+    _SPENDING,
+    OracleRule("sim/Failing", "", ("feature",), "error_rate", 15_000, False, 0.25, 0.6, min_calls=6),
+    OracleRule("sim/Clamped", "", (), "clamped", 10_000, False, 0, None),
+)
+
+
+@lru_cache
+def _with_views(first: bool) -> tuple[OracleRule, ...]:
+    engine = sim.rule_set(sim.FIRST_RULES if first else sim.SECOND_RULES).rules
+    views = {rule.name: (rule.view.hash, rule.by) for rule in engine}
+    found = []
+    for rule in _FIRST if first else _SECOND:
+        values = {name: getattr(rule, name) for name in OracleRule.__dataclass_fields__}
+        found.append(OracleRule(**(values | {"view": views[rule.name][0]})))
+        assert views[rule.name][1] == rule.by
+    return tuple(found)
+
+
+@dataclass
+class Report:
+    """What was compared, and what did not agree."""
+
+    problems: list[str] = field(default_factory=list)
+    compared: dict[str, int] = field(default_factory=dict)
+
+    def count(self, what: str, number: int) -> None:
+        self.compared[what] = self.compared.get(what, 0) + number
+
+    def equal(self, what: str, found: Any, expected: Any) -> None:
+        if found != expected:
+            self.problems.append(f"{what}: found {found!r}, expected {expected!r}")
+
+
+def check(world: World) -> Report:
+    """Every promise, on the logs of a run that has ended."""
+    report = Report()
+    boundary = world.traffic.boundary_ms
+    epochs = Epochs(_with_views(True), _with_views(False) if boundary else (), boundary)
+    broker = world.broker
+    sources = {number: broker.log((sim.CALLS_TOPIC, number)) for number in range(sim.PARTITIONS)}
+    report.count("calls", sum(map(len, sources.values())))
+    panes = panes_of(sources, epochs, sim.LATENESS_MS, sim.SKEW_MS)
+    for name, number in panes.fates.items():
+        report.count(f"calls {name}", number)
+    chunks = {
+        place[1]: [read_chunk(value or b"") for _, value, _ in log]
+        for place, log in broker.topic(sim.PANES_TOPIC)
+        if place[1] in sim.used_shards()
+    }
+    _check_panes(report, chunks.values(), panes, epochs)
+    folds = {shard: _fold(log, epochs) for shard, log in chunks.items()}
+    alerts = _check_alerts(report, world, folds)
+    if world.busy and not any(fold.silenced for fold in folds.values()):
+        _check_against_calls(report, panes, epochs, alerts, folds)
+    _check_states(report, world, folds)
+    _check_notifications(report, world, alerts)
+    return report
+
+
+def _fold(log: list[ChunkRead], epochs: Epochs) -> PanesFold:
+    fold = PanesFold(epochs)
+    for chunk in log:
+        fold.take(chunk)
+    return fold
+
+
+def _check_panes(report: Report, logs: Iterable[list[ChunkRead]], panes: Panes, epochs: Epochs) -> None:
+    """Each version of each pane is what the calls before it give, and the last one is what all of them give."""
+    newest: dict[Any, int] = {}
+    booked: dict[Any, Any] = {}
+    for chunk in (chunk for log in logs for chunk in log):
+        for view, series, start, content in chunk.entries:
+            own = [rule for rule in epochs.at(start) if rule.view == view]
+            if not own:
+                if not any(name.split(":")[1] in {"late", "clamped"} for name in content):
+                    report.problems.append(f"a pane at {start} of view {view}, which is not in force")
+                continue
+            cell = (view, chunk.source, series, start)
+            expected = panes.content(cell, chunk.version)
+            if expected is None and not any(content.values()):
+                continue  # the engine's own counters: a pane in which another of them has counted
+            report.count("panes", 1)
+            report.equal(f"pane {cell} at version {chunk.version}", content, expected)
+            newest[cell] = max(newest.get(cell, -1), chunk.version)
+        for view, series, start, offset, spend in chunk.late:
+            key = (view, chunk.source, offset)
+            report.equal(f"late spend {key}", (series, start, spend), booked.setdefault(key, (series, start, spend)))
+    for cell, history in panes.history.items():
+        if panes.content(cell, newest.get(cell, -1)) is not history[-1][1]:
+            report.problems.append(f"pane {cell}: the last version is {newest.get(cell)}, calls to {history[-1][0]}")
+    report.equal("late spend", booked, panes.late)
+    report.count("late bookings", len(booked))
+
+
+def _check_alerts(report: Report, world: World, folds: dict[int, PanesFold]) -> list[tuple[str, Seen, dict[str, Any]]]:
+    """The same panes log, the same transitions, to the id; repeated ones say the same. In order of first sight."""
+    first: dict[str, bytes | None] = {}
+    alerts = []
+    for _, value, _ in world.broker.log((sim.ALERTS_TOPIC, 0)):
+        name, seen, record = read_alert(value or b"")
+        if name not in first:
+            first[name] = value
+            alerts.append((name, seen, record))
+            named = list(record["series"].items())
+            own = expected_id(seen.rule, named, seen.at, seen.after, seen.severity)
+            report.equal(f"id of {seen}", name, own)
+        else:
+            report.count("repeated alerts", 1)
+            report.equal(f"repeated transition {name}", value, first[name])
+    found = sorted(seen for _, seen, _ in alerts)
+    expected = sorted(seen for fold in folds.values() for seen in fold.ticks.found)
+    report.count("transitions", len(found))
+    _compare(report, "by the panes log", found, expected)
+    last: dict[tuple[str, tuple[str, ...]], int] = {}
+    for _, seen, _ in alerts:
+        key = (seen.rule, seen.series)
+        if seen.at < last.get(key, 0):
+            report.problems.append(f"out of order on the alerts log: {seen}")
+        last[key] = seen.at
+    return alerts
+
+
+def _compare(report: Report, how: str, found: list[Seen], expected: list[Seen]) -> None:
+    if found != expected:
+        missing = [seen for seen in expected if seen not in found]
+        extra = [seen for seen in found if seen not in expected]
+        report.problems.append(f"transitions {how}: missing {missing[:3]}, not expected {extra[:3]}, in all {len(missing)} and {len(extra)}")
+
+
+def _check_against_calls(
+    report: Report,
+    panes: Panes,
+    epochs: Epochs,
+    alerts: list[tuple[str, Seen, dict[str, Any]]],
+    folds: dict[int, PanesFold],
+) -> None:
+    """Where no clock stood in for data, the calls alone say which transitions there are.
+
+    Late spend is booked when its flush is: which ticks see it depends on where the flush was cut, so spend is left out
+    where a late call had a price.
+    """
+    ticks: Ticks = transitions_of_calls(panes, epochs, sim.LATENESS_MS)
+    left_out = {"sim/Spending"} if panes.late else set()
+    found = sorted(seen for _, seen, _ in alerts if seen.rule not in left_out)
+    expected = sorted(seen for seen in ticks.found if seen.rule not in left_out)
+    report.count("transitions by the calls", len(expected))
+    _compare(report, "by the calls", found, expected)
+    least = min(panes.high.values()) - sim.LATENESS_MS
+    report.equal("watermarks", {fold.watermark for fold in folds.values()}, {least})
+
+
+def _check_states(report: Report, world: World, folds: dict[int, PanesFold]) -> None:
+    """Every alert that is not inactive stands where the oracle has it; each shard is owned once."""
+    owned = [shard for worker in world.workers for shard in worker.loops["evaluate"].stage.shards.values()]
+    report.equal("shards", sorted(each.shard for each in owned), sorted(sim.used_shards()))
+    found = {
+        (rule.name, series): (str(alert.state), str(alert.severity), alert.episode_ms)
+        for shard in owned
+        for rule, state in shard.active()
+        for series, alert in state.alerts.items()
+    }
+    expected = {
+        (name, series): (alert.state, alert.severity, alert.episode)
+        for fold in folds.values()
+        for name, alerts in fold.ticks.alerts.items()
+        for series, alert in alerts.items()
+    }
+    report.count("alert states", len(expected))
+    report.equal("alerts", found, expected)
+
+
+_RECEIVERS = {"critical": ("pager", "inbox"), "warning": ("inbox",)}
+
+
+def _check_notifications(report: Report, world: World, alerts: list[tuple[str, Seen, dict[str, Any]]]) -> None:
+    """Everything that notifies was delivered or has its reason in the log; nobody was told twice without a cause."""
+    log: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for offset, value in enumerate(world.broker.values((sim.NOTIFICATIONS_TOPIC, 0))):
+        record = json.loads(value or b"")
+        log.setdefault(record["id"], []).append((offset, record))
+    sent: dict[str, list[Any]] = {}
+    for each in world.inbox:
+        notification = each.notification
+        sent.setdefault(notification.id, []).append(each)
+        report.equal(
+            "notification id",
+            notification.id,
+            expected_notification_id(notification.transition.id, notification.receiver),
+        )
+    known = {name for name, _, _ in alerts}
+    settled: dict[str, list[dict[str, Any]]] = {}
+    for entries in log.values():
+        for _, record in entries:
+            settled.setdefault(record["transition"], []).append(record)
+    report.equal("transitions in the log", set(settled), known)
+    for name, entries in log.items():
+        outcomes = {record["outcome"] for _, record in entries}
+        if "sent" in outcomes and name not in sent:
+            report.problems.append(f"logged as sent, and nobody has it: {entries[0][1]}")
+    for name, deliveries in sent.items():
+        if name not in log:
+            report.problems.append(f"sent, and not logged: {deliveries[0]}")
+        _check_repeats(report, deliveries, log.get(name, []))
+    report.count("messages", len(sent))
+    _check_last_word(report, alerts, sent, settled)
+
+
+def _check_repeats(report: Report, deliveries: list[Any], logged: list[tuple[int, dict[str, Any]]]) -> None:
+    """A message is repeated under its own id only by one who had read the log before it was there."""
+    first_logged = min((offset for offset, _ in logged), default=0)
+    for earlier, later in zip(deliveries, deliveries[1:], strict=False):
+        report.count("messages repeated", 1)
+        same = (earlier.worker, earlier.incarnation, earlier.log_read) == (later.worker, later.incarnation, later.log_read)
+        if same:
+            report.count("messages repeated after a lost answer", 1)
+        elif later.log_read > first_logged:
+            report.problems.append(f"sent again although the log had it: {later}")
+
+
+def _check_last_word(
+    report: Report,
+    alerts: list[tuple[str, Seen, dict[str, Any]]],
+    sent: dict[str, list[Any]],
+    settled: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Of each alert the last transition that notifies has reached whoever it is for, or told them nothing new."""
+    last: dict[tuple[str, tuple[str, ...]], tuple[str, Seen]] = {}
+    for name, seen, _ in alerts:
+        firing = seen.after == "firing"
+        if firing or seen.before == "firing":
+            last[seen.rule, seen.series] = (name, seen)
+            report.count("transitions that notify", 1)
+    for name, seen in last.values():
+        for receiver in _RECEIVERS[seen.severity]:
+            own = expected_notification_id(name, receiver)
+            reasons = {record["reason"] for record in settled.get(name, []) if record["receiver"] == receiver}
+            if own not in sent and not reasons & {
+                "not notified: nothing changed",
+                "not notified: began and ended before it could be sent",
+            }:
+                report.problems.append(f"{receiver} was not told of {seen}: {reasons}")

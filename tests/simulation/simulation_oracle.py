@@ -1,0 +1,572 @@
+"""The oracle: panes, alerts and transitions computed anew from the logs, with plain Python and none of the engine.
+
+Only the layout of histogram buckets is shared, through the package that owns it. Times are milliseconds, durations of
+calls microseconds, money nano-dollars.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from hdrh.histogram import HdrHistogram
+
+PANE = 1_000
+SILENT = 30_000
+CORROBORATION = 20
+_LAYOUT = HdrHistogram(1, 3_600_000_000, 2)
+
+Content = dict[str, Any]
+"""What one series has in one pane, by field; a histogram is a dict of counts, an exemplar a value and an offset."""
+Cell = tuple[str, int, tuple[str, ...], int]
+"""View, source partition, series, pane start."""
+
+
+@dataclass(frozen=True)
+class OracleRule:
+    """A rule as the simulation writes it, in plain numbers."""
+
+    name: str
+    view: str
+    by: tuple[str, ...]
+    measure: str
+    window: int
+    below: bool
+    warning: float
+    critical: float | None
+    for_ms: int = 0
+    keep: int = 0
+    min_calls: int = 0
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Which rules hold up to a boundary, and from it on (None: the first set for ever)."""
+
+    first: tuple[OracleRule, ...]
+    second: tuple[OracleRule, ...] = ()
+    boundary: int | None = None
+
+    def at(self, start: int) -> tuple[OracleRule, ...]:
+        """The rules in force in a pane."""
+        return self.first if self.boundary is None or start < self.boundary else self.second
+
+
+@lru_cache(maxsize=100_000)
+def bucket_of(value: int) -> int:
+    """The bucket of a stored integer; what the layout does not reach lies in its last one."""
+    _LAYOUT.reset()
+    if not _LAYOUT.record_value(value):
+        return int(_LAYOUT.counts_len) - 1
+    return next(index for index in range(_LAYOUT.counts_len) if _LAYOUT.get_count_at_index(index))
+
+
+@lru_cache(maxsize=100_000)
+def highest_of(bucket: int) -> int:
+    return int(_LAYOUT.get_highest_equivalent_value(_LAYOUT.get_value_from_index(bucket)))
+
+
+# From calls to panes.
+
+
+@dataclass
+class _Call:
+    offset: int
+    at: int
+    broker: int
+    id: str | None
+    feature: str
+    user: str
+    failed: bool
+    latency: int | None
+    spend: int | None
+    counts: bool
+
+
+def _call(offset: int, value: bytes | None, broker: int) -> _Call | None:
+    try:
+        event = json.loads((value or b"").decode())
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("model"), str):
+        return None
+    latency, cost = event.get("latency_ms"), event.get("cost_usd")
+    return _Call(
+        offset=offset,
+        at=event["at"],
+        broker=broker,
+        id=event.get("id"),
+        feature=event.get("feature", "<none>"),
+        user=event.get("user", "<none>"),
+        failed=event.get("status") == "error",
+        latency=None if latency is None else round(Decimal(str(latency)) * 1_000),
+        spend=None if cost is None else round(Decimal(str(cost)) * 1_000_000_000),
+        counts=event.get("operation", "chat") in {"chat", "completion"},
+    )
+
+
+@dataclass
+class Panes:
+    """Every pane of every source, as it was after each call; and the spend of late calls."""
+
+    history: dict[Cell, list[tuple[int, Content]]] = field(default_factory=dict)
+    late: dict[tuple[str, int, int], tuple[tuple[str, ...], int, int]] = field(default_factory=dict)
+    """By view, source and offset: series, pane start, nano-dollars."""
+    high: dict[int, int] = field(default_factory=dict)
+    fates: dict[str, int] = field(default_factory=dict)
+
+    def content(self, cell: Cell, version: int) -> Content | None:
+        """What a pane holds of the calls before an offset; None where there are none."""
+        known = self.history.get(cell, [])
+        position = bisect.bisect_right(known, version, key=lambda entry: entry[0])
+        return known[position - 1][1] if position else None
+
+    def _book(self, cell: Cell, offset: int, change: Iterable[tuple[str, Any]]) -> None:
+        known = self.history.setdefault(cell, [])
+        content = {name: dict(value) if isinstance(value, dict) else value for name, value in known[-1][1].items()} if known else {}
+        for name, value in change:
+            if name.startswith("exemplar:"):
+                if value is not None and (name not in content or value > content[name][0]):
+                    content[name] = (value, offset)
+            elif name.startswith("histogram:"):
+                counts = content.setdefault(name, {})
+                if value is not None:
+                    counts[value] = counts.get(value, 0) + 1
+            else:
+                content[name] = content.get(name, 0) + value
+        known.append((offset + 1, content))
+
+    def _fate(self, name: str) -> None:
+        self.fates[name] = self.fates.get(name, 0) + 1
+
+
+def _fields(rule: OracleRule, call: _Call) -> list[tuple[str, Any]]:
+    """What a call adds to the fields of a rule's view."""
+    answered = not call.failed and call.latency is not None
+    match rule.measure:
+        case "latency.p95":
+            taken = bucket_of(call.latency) if answered and call.latency is not None else None
+            return [
+                ("count:latency:ok", int(answered)),
+                ("count:one:any", 1),
+                ("exemplar:latency:ok", call.latency if answered else None),
+                ("histogram:latency:ok", taken),
+            ]
+        case "spend":
+            return [("count:one:any", 1), ("exemplar:spend:any", call.spend), ("sum:spend:any", call.spend or 0)]
+        case "error_rate":
+            failed = [("count:one:error", int(call.failed)), ("exemplar:one:error", 1 if call.failed else None)]
+            return [("count:one:any", 1), *failed]
+        case _:
+            return [("count:one:any", 1), ("exemplar:one:any", 1)]
+
+
+def panes_of(
+    sources: Mapping[int, Sequence[tuple[bytes | None, bytes | None, int]]],
+    epochs: Epochs,
+    lateness: int,
+    skew: int,
+) -> Panes:
+    """The panes of all calls. `sources`: records by partition, each (key, value, append time)."""
+    panes = Panes()
+    for source, records in sources.items():
+        _Fold(panes, source, epochs, lateness, skew).run(records)
+    return panes
+
+
+class _Fold:
+    """The calls of one partition, one after the other."""
+
+    def __init__(self, panes: Panes, source: int, epochs: Epochs, lateness: int, skew: int) -> None:
+        self.panes, self.source, self.epochs = panes, source, epochs
+        self.lateness, self.skew = lateness, skew
+        self.high: int | None = None
+        self.high_broker = 0
+        self.ahead: list[int] = []
+        self.seen: set[tuple[int, str]] = set()
+
+    def run(self, records: Sequence[tuple[bytes | None, bytes | None, int]]) -> None:
+        for offset, (_, value, broker) in enumerate(records):
+            call = _call(offset, value, broker)
+            if call is None:
+                self.panes._fate("rejected")
+            else:
+                self._take(call)
+        if self.high is not None:
+            self.panes.high[self.source] = self.high
+
+    def _take(self, call: _Call) -> None:
+        clamped = call.at - call.broker > self.skew
+        if clamped:
+            call.at = call.broker
+            self.panes._fate("clamped")
+        self._advance(call.at, call.broker)
+        assert self.high is not None
+        start = call.at - call.at % PANE
+        late = start + PANE <= self.high - self.lateness
+        if clamped:
+            self._own("clamped", call.offset)
+        if late:
+            self.panes._fate("late")
+            self._own("late", call.offset)
+            if call.spend is not None and call.counts:
+                self._book_late(call, start)
+            return
+        if call.id is not None:
+            if (start, call.id) in self.seen:
+                self.panes._fate("repeated")
+                return
+            self.seen.add((start, call.id))
+        self.panes._fate("counted")
+        for rule in self.epochs.at(start):
+            if rule.by and call.counts:
+                series = tuple(getattr(call, name) for name in rule.by)
+                self.panes._book((rule.view, self.source, series, start), call.offset, _fields(rule, call))
+
+    def _advance(self, at: int, broker: int) -> None:
+        if self.high is None:
+            self.high, self.high_broker = at, broker
+        elif at - self.high > self.skew + max(0, broker - self.high_broker):
+            self.ahead.append(at)
+            if len(self.ahead) >= CORROBORATION:
+                self._rise(min(self.ahead), broker)
+        elif at > self.high:
+            self._rise(at, broker)
+
+    def _rise(self, high: int, broker: int) -> None:
+        self.high, self.high_broker = high, max(self.high_broker, broker)
+        self.ahead = [at for at in self.ahead if at - high > self.skew]
+
+    def _own(self, name: str, offset: int) -> None:
+        """Count what went wrong in the pane of the largest event time so far."""
+        assert self.high is not None
+        start = self.high - self.high % PANE
+        for rule in self.epochs.at(start):
+            if rule.measure == name:
+                self.panes._book((rule.view, self.source, (), start), offset, [(f"count:{name}:any", 1)])
+
+    def _book_late(self, call: _Call, start: int) -> None:
+        for rule in self.epochs.at(start):
+            if rule.measure == "spend" and call.spend is not None:
+                series = tuple(getattr(call, name) for name in rule.by)
+                self.panes.late[rule.view, self.source, call.offset] = (series, start, call.spend)
+
+
+# From panes to transitions.
+
+
+@dataclass(frozen=True, order=True)
+class Seen:
+    """What is compared of a transition."""
+
+    at: int
+    rule: str
+    series: tuple[str, ...]
+    before: str
+    after: str
+    severity: str
+    before_severity: str | None
+    value: float
+    calls: int
+    since: int
+    episode: int
+    reason: str
+
+
+@dataclass
+class _Spell:
+    since: int | None = None
+    last: int | None = None
+    firing: bool = False
+
+
+@dataclass
+class OracleAlert:
+    """One series of one rule that is pending or firing."""
+
+    state: str
+    severity: str
+    episode: int
+    spells: dict[str, _Spell]
+
+
+class Ticks:
+    """Evaluates every rule at every second of event time; nothing is skipped."""
+
+    def __init__(self, epochs: Epochs) -> None:
+        self.cells: dict[str, dict[int, dict[tuple[str, ...], list[Content]]]] = {}
+        self.alerts: dict[str, dict[tuple[str, ...], OracleAlert]] = {}
+        self.found: list[Seen] = []
+        self._epochs = epochs
+        self._next: int | None = None
+        self._before: dict[str, set[tuple[str, ...]]] = {}
+        self._entered = False
+
+    def put(self, view: str, start: int, series: tuple[str, ...], content: list[Content]) -> None:
+        self.cells.setdefault(view, {}).setdefault(start, {})[series] = content
+
+    def advance(self, watermark: int) -> None:
+        """Evaluate every tick up to the watermark."""
+        starts = [min(of_view) for of_view in self.cells.values() if of_view]
+        if self._next is None:
+            if not starts or min(starts) + PANE > watermark:
+                return
+            self._next = min(starts) + PANE
+        boundary = self._epochs.boundary
+        while self._next <= watermark:
+            tick = self._next
+            rules = self._epochs.first if boundary is None or tick <= boundary else self._epochs.second
+            for rule in rules:
+                self._evaluate(rule, tick)
+            if tick == boundary:
+                self._enter(tick)
+            self._next = tick + PANE
+
+    def _enter(self, tick: int) -> None:
+        second = {rule.name: rule for rule in self._epochs.second}
+        for rule in self._epochs.first:
+            if second.get(rule.name) == rule:
+                continue
+            reason = "rule changed" if rule.name in second else "rule removed"
+            for series, alert in sorted(self.alerts.pop(rule.name, {}).items()):
+                if alert.state == "firing":
+                    episode = alert.episode
+                    self.found.append(
+                        Seen(
+                            tick, rule.name, series, "firing", "resolved", alert.severity, alert.severity, 0, 0, episode, episode, reason
+                        )
+                    )
+
+    def _totals(self, rule: OracleRule, tick: int) -> dict[tuple[str, ...], Content]:
+        totals: dict[tuple[str, ...], Content] = {}
+        of_view = self.cells.get(rule.view, {})
+        for start in range(tick - rule.window, tick, PANE):
+            for series, contents in of_view.get(start, {}).items():
+                total = totals.setdefault(series, {})
+                for content in contents:
+                    for name, value in content.items():
+                        if isinstance(value, dict):
+                            counts = total.setdefault(name, {})
+                            for bucket, number in value.items():
+                                counts[bucket] = counts.get(bucket, 0) + number
+                        elif isinstance(value, int):
+                            total[name] = total.get(name, 0) + value
+        return totals
+
+    def _evaluate(self, rule: OracleRule, tick: int) -> None:
+        totals = self._totals(rule, tick)
+        live = {series for series, total in totals.items() if any(_plain(total))}
+        alerts = self.alerts.setdefault(rule.name, {})
+        before, self._before[rule.name] = self._before.get(rule.name, set()), live
+        for series in sorted(live | before | set(alerts)):
+            value, calls, decided, compared = _read(rule, totals.get(series, {}))
+            breaches = {}
+            for severity, level in (("warning", rule.warning), ("critical", rule.critical)):
+                breaches[severity] = None
+                if decided and level is not None:
+                    limit = bucket_of(round(level * 1_000)) if rule.measure == "latency.p95" else level
+                    breaches[severity] = compared < limit if rule.below else compared > limit
+            self._step(rule, series, alerts, breaches, tick, (value, calls))
+
+    def _step(
+        self,
+        rule: OracleRule,
+        series: tuple[str, ...],
+        alerts: dict[tuple[str, ...], OracleAlert],
+        breaches: dict[str, bool | None],
+        tick: int,
+        reading: tuple[float, int],
+    ) -> None:
+        alert = alerts.get(series)
+        spells = alert.spells if alert is not None else {"warning": _Spell(), "critical": _Spell()}
+        for severity, spell in spells.items():
+            _advance(spell, breaches[severity], tick, rule)
+        was = "inactive" if alert is None else alert.state
+        firing = [severity for severity in ("critical", "warning") if spells[severity].firing]
+        held = [severity for severity in ("critical", "warning") if spells[severity].since is not None]
+        if firing:
+            state, severity = "firing", firing[0]
+        elif was == "firing":
+            assert alert is not None
+            state, severity = "resolved", alert.severity
+        elif held:
+            state, severity = "pending", held[0]
+        elif alert is not None:
+            state, severity = "inactive", alert.severity
+        else:
+            return
+        episode = tick if alert is None else alert.episode
+        since = min((spell.since for spell in spells.values() if spell.since is not None), default=episode)
+        if state == "resolved":
+            since = episode
+        earlier = None if alert is None else alert.severity
+        if state != was or (state == "firing" and severity != earlier):
+            undecided = breaches["warning"] is None and breaches["critical"] is None
+            reason = _reason(was, state, severity, undecided)
+            self.found.append(
+                Seen(tick, rule.name, series, was, state, severity, earlier, *reading, since, episode, reason)
+            )
+        if state in {"resolved", "inactive"}:
+            alerts.pop(series, None)
+        else:
+            alerts[series] = OracleAlert(state, severity, episode, spells)
+
+
+def _plain(total: Content) -> Iterator[int]:
+    return (value for name, value in total.items() if name.startswith(("count:", "sum:")))
+
+
+def _reason(was: str, state: str, severity: str, undecided: bool) -> str:
+    if state == "resolved":
+        return "recovered"
+    if state == "inactive":
+        return "too few calls to decide whether it goes on" if undecided else "recovered before it fired"
+    if state == "pending":
+        return "breached, waiting for its duration"
+    if was == "firing":
+        return "escalated" if severity == "critical" else "eased"
+    return "breached"
+
+
+def _advance(spell: _Spell, breached: bool | None, tick: int, rule: OracleRule) -> None:
+    gap = 0 if spell.last is None else tick - spell.last
+    if not spell.firing and gap > rule.window:
+        spell.since = spell.last = None
+    if breached:
+        spell.since = tick if spell.since is None else spell.since
+        spell.last = tick
+        spell.firing = spell.firing or tick - spell.since >= rule.for_ms
+    elif breached is not None and not (spell.firing and gap < rule.keep):
+        spell.since, spell.last, spell.firing = None, None, False
+
+
+def _read(rule: OracleRule, total: Content) -> tuple[float, int, bool, float]:
+    """Value, calls, whether it can be decided, and what is compared with the level."""
+    calls = total.get("count:one:any", 0)
+    match rule.measure:
+        case "latency.p95":
+            calls = total.get("count:latency:ok", 0)
+            bucket, value = _percentile(total.get("histogram:latency:ok", {}), calls)
+            return round(value / 1_000, 6), calls, 0 < calls >= rule.min_calls, bucket
+        case "error_rate":
+            rate = total.get("count:one:error", 0) / calls if calls else 0.0
+            return round(rate, 6), calls, 0 < calls >= rule.min_calls, rate
+        case "spend":
+            value = total.get("sum:spend:any", 0)
+        case "calls":
+            value = calls
+        case own:
+            value = calls = total.get(f"count:{own}:any", 0)
+    return value, calls, calls >= rule.min_calls, value
+
+
+def _percentile(counts: Mapping[int, int], calls: int) -> tuple[int, int]:
+    wanted, seen = max(1, math.ceil(95 * calls / 100)), 0
+    for bucket in sorted(counts):
+        seen += counts[bucket]
+        if seen >= wanted:
+            return bucket, highest_of(bucket)
+    return -1, 0
+
+
+def transitions_of_calls(panes: Panes, epochs: Epochs, lateness: int) -> Ticks:
+    """The transitions of final panes, up to the time that every source has sealed. Late spend plays no part."""
+    ticks = Ticks(epochs)
+    merged: dict[tuple[str, int, tuple[str, ...]], list[Content]] = {}
+    for (view, _, series, start), history in panes.history.items():
+        merged.setdefault((view, start, series), []).append(history[-1][1])
+    for (view, start, series), contents in merged.items():
+        ticks.put(view, start, series, contents)
+    ticks.advance(min(panes.high.values()) - lateness)
+    return ticks
+
+
+@dataclass
+class _Source:
+    version: int = -1
+    sealed: int | None = None
+    watermark: int | None = None
+    wall: int = 0
+    sources: int = 1
+    late: int = -1
+    newest: dict[tuple[str, int, tuple[str, ...]], tuple[int, Content]] = field(default_factory=dict)
+
+
+class PanesFold:
+    """One shard of the panes log, record by record: the same log gives the same transitions."""
+
+    def __init__(self, epochs: Epochs) -> None:
+        self.ticks = Ticks(epochs)
+        self.watermark: int | None = None
+        self.silenced = False
+        self._sources: dict[int, _Source] = {}
+        self._amended: dict[tuple[str, int, tuple[str, ...]], Content] = {}
+        both = {rule.view for rule in epochs.first}
+        self._begins = {
+            rule.view: epochs.boundary for rule in epochs.second if rule.view not in both and epochs.boundary
+        }
+        self._views = both | {rule.view for rule in epochs.second}
+
+    def take(self, chunk: Any) -> None:
+        """A record of the log, as `simulation_records.read_chunk` reads it."""
+        source = self._sources.setdefault(chunk.source, _Source())
+        for view, series, start, content in chunk.entries:
+            if view not in self._views or start < (self._begins.get(view) or 0):
+                continue
+            key = (view, start, series)
+            known = source.newest.get(key, (-1, {}))
+            if (source.sealed is None or start + PANE > source.sealed) and chunk.version > known[0]:
+                source.newest[key] = (chunk.version, content)
+                self._put(key)
+        last = source.late
+        for view, series, start, offset, spend in chunk.late:
+            if offset > last:
+                amended = self._amended.setdefault((view, start, series), {"sum:spend:any": 0})
+                amended["sum:spend:any"] += spend
+                self._put((view, start, series))
+                source.late = max(source.late, offset)
+        if chunk.seal is None or chunk.version < source.version:
+            return
+        source.version = chunk.version
+        source.sealed = chunk.seal["frontier_ms"]
+        source.watermark, source.wall = chunk.seal["watermark_ms"], chunk.seal["wall_ms"]
+        source.sources = chunk.seal["sources"]
+        self._advance()
+
+    def _put(self, key: tuple[str, int, tuple[str, ...]]) -> None:
+        contents = [source.newest[key][1] for source in self._sources.values() if key in source.newest]
+        if key in self._amended:
+            contents.append(self._amended[key])
+        self.ticks.put(*key, contents)
+
+    def _advance(self) -> None:
+        reported = [source for source in self._sources.values() if source.watermark is not None]
+        newest = max(source.wall for source in reported)
+        heard = [source for source in reported if source.wall >= newest - SILENT]
+        self.silenced = self.silenced or len(heard) < len(reported)
+        if len(reported) < max(source.sources for source in heard):
+            return
+        least = min(source.watermark for source in heard if source.watermark is not None)
+        self.watermark = least if self.watermark is None else max(self.watermark, least)
+        self.ticks.advance(self.watermark)
+
+
+def expected_id(rule: str, series: Sequence[tuple[str, str]], at: int, state: str, severity: str) -> str:
+    """The id of a transition: a hash of its rule, series, tick, new state and severity."""
+    parts = [rule, *(part for pair in series for part in pair), str(at), state, severity]
+    return _digest("".join(f"{len(part)}:{part}" for part in parts))
+
+
+def expected_notification_id(transition: str, receiver: str) -> str:
+    return _digest(f"{len(transition)}:{transition}{receiver}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -8,7 +8,7 @@ PACKAGES := rules notifiers streams
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check lint types contracts pytest format bench lock clean
+.PHONY: help venv demo test check lint types contracts pytest simulate format bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ contracts: venv  ## the layers and the purity of the core (import-linter)
 pytest: venv  ## the tests, with 100 % branch coverage of rules/ and the windows
 	$(BIN)/pytest --cov --cov-report=
 	$(BIN)/coverage report --include='rules/*,streams/windows.py' --fail-under=100
+
+SEEDS ?= 1000
+SEED :=
+simulate: venv  ## crashes, zombies and rebalances under a seeded scheduler, against an oracle (SEEDS=1000, or SEED=7)
+	@$(BIN)/python tests/simulation/simulation_run.py $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 format: venv  ## format the code and apply ruff's safe fixes
 	$(BIN)/ruff format .

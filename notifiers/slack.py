@@ -61,8 +61,7 @@ _ADVICE: Final = {
     "no_team": "the webhook's workspace is gone: make a new webhook",
     "invalid_token": "the webhook is gone: make a new one",
 }
-# The SDK looks for `ok` in a body that is no JSON object (the page of a proxy), that is nested too deeply to be read, or
-# that is not text.
+# The SDK looks for `ok` in a body that is no JSON object (the page of a proxy), is nested too deeply, or is no text.
 _UNREADABLE: Final = (AttributeError, RecursionError, ValueError)
 _ERROR_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
@@ -125,7 +124,8 @@ class SlackBot:
             return connection_outcome(error)
         except _UNREADABLE:
             return Ambiguous("the answer could not be read")
-        return Delivered(f"{visible(str(answer.get('channel', '')), 100)}/{visible(str(answer.get('ts', '')), 100)}")
+        channel, ts = (visible(str(answer.get(name, "")), 100) for name in ("channel", "ts"))
+        return Delivered(f"{channel}/{ts}")
 
     def _classify(self, error: SlackApiError) -> Outcome:
         # The response is the SDK's, or aiohttp's own where the body was no JSON.

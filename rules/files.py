@@ -68,7 +68,8 @@ def read_what_can_be(
             problems.append(Problem(pattern, 0, 0, cause))
     files: list[RuleFile] = []
     if len(found) > MOST_FILES:
-        return files, [*problems, Problem("rules", 0, 0, f"{len(found):,} rule files: at most {MOST_FILES:,} are read")]
+        cause = f"{len(found):,} rule files: at most {MOST_FILES:,} are read"
+        return files, [*problems, Problem("rules", 0, 0, cause)]
     for name in sorted(found):
         try:
             with found[name].open("rb") as stream:

@@ -40,9 +40,7 @@ class _Kind:
 
 
 ALERTS: Final[Mapping[str, _Kind]] = {
-    SOURCE_SILENT: _Kind(
-        Severity.WARNING, "source-silent", "silence", "ms", SILENT_MS, keep_ms=30 * SECOND
-    ),
+    SOURCE_SILENT: _Kind(Severity.WARNING, "source-silent", "silence", "ms", SILENT_MS, keep_ms=30 * SECOND),
     NOTIFICATIONS_FAILING: _Kind(
         Severity.CRITICAL,
         "notifications-failing",

@@ -66,7 +66,7 @@ class CallFile:
         return 0 if self.name == "-" else self._raw.tell()
 
     def batches(self) -> Iterator[Records]:
-        """The calls, some thousands at a time; empty lines are passed over.
+        """The calls, some thousands at a time; empty lines are passed over. At the end the file is closed.
 
         Raises:
             CallFileError: the file cannot be read to its end.
@@ -75,6 +75,8 @@ class CallFile:
             yield from self._batches()
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise CallFileError(f"{self.name} cannot be read to its end: {error}") from error
+        finally:
+            self.close()
 
     def _batches(self) -> Iterator[Records]:
         source = Source("standard input" if self.name == "-" else self.name, 0)

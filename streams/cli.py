@@ -39,7 +39,11 @@ def main() -> None:
     "--accept-loss", is_flag=True, help="Go on although calls were deleted before they were counted."
 )
 def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
-    """Run the engine until SIGINT or SIGTERM: ingest, evaluate and notify."""
+    """Run the engine until SIGINT or SIGTERM.
+
+    Ingest, evaluate and notify, in one process. What is wrong with the settings, and with what they name, is told at
+    once; a broker that is away is waited for.
+    """
     import logging
 
     from streams.health_server import ListenError
@@ -73,9 +77,10 @@ def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
 )
 @click.option("--ready", is_flag=True, help="Ask whether it is ready to alert, and not only whether it goes on.")
 def health(config: Path | None, *, ready: bool) -> None:
-    """Ask a worker on this machine whether it is well: exit 0 when it is, 1 when not.
+    """Ask a worker whether it is well.
 
-    The worker is the one that listens at web.listen. Its answer is printed as JSON.
+    Exit 0 when it is, 1 when not. The worker is the one that listens at web.listen on this machine. Its answer is
+    printed as JSON.
     """
     from streams.health_server import ask_health
 
@@ -276,7 +281,7 @@ def schema_event() -> None:
 
 
 @main.command()
-@click.option("--port", required=True, type=click.IntRange(1, 65_535))
+@click.option("--port", required=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
 def broker(port: int) -> None:
     """Run just the embedded broker.
 

@@ -48,7 +48,9 @@ class HealthServer:
                 await web.TCPSite(runner, self._host, self._port).start()
             except OSError as error:
                 place = f"{self._host}:{self._port}"
-                cause = f"{place} cannot be listened on ({error.strerror or error}): set web.listen, or to off"
+                cause = (
+                    f"{place} cannot be listened on ({error.strerror or error}): set web.listen, or to off"
+                )
                 if not self._optional:
                     raise ListenError(cause) from error
                 _log.warning("no health server: %s", cause)

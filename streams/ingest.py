@@ -305,7 +305,9 @@ class Ingest:
         return found
 
     def _seal(self, state: _SourceState, frontier_ms: int) -> None:
-        for start in [start for start in state.first if start + self.config.pane_ms <= frontier_ms]:
+        begins_needed = {UNKNOWN} if state.engine.waiting else set()
+        sealed = [start for start in state.first if start + self.config.pane_ms <= frontier_ms]
+        for start in set(sealed) - begins_needed:
             del state.first[start]
             state.ids.pop(start, None)
         for panes in state.panes.values():

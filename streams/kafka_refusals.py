@@ -89,7 +89,9 @@ def explain(error: BaseException, security: SecuritySettings) -> Refusal | None:
         if isinstance(each, ValueError | AssertionError):
             cause = f"its answer to SASL {security.mechanism} cannot be verified: check kafka.brokers"
             return Refusal(cause, final=True)
-    if any(isinstance(each, KafkaConnectionError | EOFError | ConnectionResetError) for each in _chain(error)):
+    if any(
+        isinstance(each, KafkaConnectionError | EOFError | ConnectionResetError) for each in _chain(error)
+    ):
         # So does one that is being stopped.
         cause = f"the broker closed the connection: if it goes on, check that {PLACE}.protocol ({security.protocol}) "
         return Refusal(f"{cause}is that of this port", final=False)
@@ -100,21 +102,25 @@ def _of_tls(error: ssl.SSLError, security: SecuritySettings) -> str:
     words = str(error).upper()
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in _OTHER_NAME:
-            return (
-                "the broker's certificate is for another host name: write the name in the certificate under kafka.brokers"
-            )
+            cause = "the broker's certificate is for another host name: "
+            return f"{cause}write the name in the certificate under kafka.brokers"
         if error.verify_code in _EXPIRED:
             return "the broker's certificate has expired or does not hold yet: renew it, or check this machine's clock"
         signed = "ca_file" if security.ca_file is not None else "ca_file (now the system's certificates)"
         return (
-            f"the broker's certificate is not signed by an authority that is trusted here ({visible(error.verify_message)}): "
+            "the broker's certificate is not signed by an authority that is trusted here "
+            f"({visible(error.verify_message, 200)}): "
             f"check {PLACE}.{signed}"
         )
     if "ALERT" in words or "CERTIFICATE_REQUIRED" in words:
         missing = security.cert_file is None
-        what = "wants a certificate of this client" if missing else "does not accept this client's certificate"
+        what = (
+            "wants a certificate of this client" if missing else "does not accept this client's certificate"
+        )
         return f"the broker {what}: check {PLACE}.cert_file and {PLACE}.key_file"
-    return f"the port does not speak TLS as it must, version 1.2 or later: check the port, and {PLACE}.protocol"
+    return (
+        f"the port does not speak TLS as it must, version 1.2 or later: check the port, and {PLACE}.protocol"
+    )
 
 
 def _of_sasl(error: BrokerResponseError, security: SecuritySettings) -> str | None:
@@ -142,5 +148,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             return
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-

@@ -72,8 +72,8 @@ class Access:
 
     protocol: str = "PLAINTEXT"
     mechanism: str | None = None
-    username: SecretStr = SecretStr("")
-    password: SecretStr = SecretStr("")
+    username: SecretStr = field(default_factory=lambda: SecretStr(""))
+    password: SecretStr = field(default_factory=lambda: SecretStr(""))
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     def arguments(self) -> dict[str, Any]:
@@ -125,10 +125,9 @@ def warnings_of(security: SecuritySettings, brokers: list[str]) -> list[str]:
     others = [broker for broker in brokers if not _is_loopback(broker)]
     if not others:
         return []
-    return [
-        f"{PLACE}: SASL PLAIN without TLS sends the password in clear text to {', '.join(others)}: "
-        "use protocol SASL_SSL, or a SCRAM mechanism"
-    ]
+    shown = ", ".join(others)
+    cause = f"{PLACE}: SASL PLAIN without TLS sends the password in clear text to {shown}"
+    return [f"{cause}: use protocol SASL_SSL, or a SCRAM mechanism"]
 
 
 def _is_loopback(broker: str) -> bool:
@@ -213,7 +212,9 @@ class _Reader:
             else:
                 context.load_verify_locations(cafile=authorities)
         except (ssl.SSLError, OSError):
-            self._report("ca_file", f"{given.ca_file} holds no certificates that can be read: write them as PEM")
+            self._report(
+                "ca_file", f"{given.ca_file} holds no certificates that can be read: write them as PEM"
+            )
         if chain is not None:
             try:
                 # Without a passphrase given here OpenSSL would ask for one on the terminal.

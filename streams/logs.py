@@ -22,7 +22,8 @@ class OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
         """The line of a record."""
         # Messages of ours may have several lines: a problem each.
-        record.message = "\n  ".join(visible(line) for line in record.message.split("\n", LONGEST_MESSAGE_LINES))
+        lines = record.message.split("\n", LONGEST_MESSAGE_LINES)
+        record.message = "\n  ".join(visible(line) for line in lines)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
@@ -30,7 +31,6 @@ class OneLine(logging.Formatter):
         return "\n".join(
             f"  {visible(line, LONGEST_TRACE_LINE)}" for line in super().formatException(ei).split("\n")
         )
-
 
 
 def configure_logging(level: str, told: tuple[type[Exception], ...] = ()) -> None:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from notifiers.notification import Notification
@@ -205,12 +205,14 @@ class Loop:
             if self._before_assign is not None:
                 await self._before_assign([partition.partition for partition in new])
             described = await describe_topics(self._consumer._client, self._stage.topics)  # noqa: SLF001 - no public way
+            missing = sorted({partition.topic for partition in new} - described.keys())
+            if missing:
+                raise UnknownTopicOrPartitionError(f"{', '.join(missing)} is not there")
             committed = await self._consumer._coordinator.fetch_committed_offsets(new)  # noqa: SLF001 - with the metadata
             beginnings = await self._consumer.beginning_offsets(new)
         except KafkaError:
             if assignment == self._assignment:
                 raise
-            return  # as below
             return  # they moved meanwhile
         if assignment != self._assignment:
             return  # as above
@@ -253,11 +255,7 @@ class Loop:
         self.doing = "publishing"
         for records in (effects.publish, *effects.then):
             if records:
-                sent = [
-                    await self._producer.send(each.topic, each.value, key=each.key, partition=each.partition)
-                    for each in records
-                ]
-                await asyncio.gather(*sent)
+                await asyncio.gather(*[await self._send(each) for each in records])
         if self._deliver is not None:
             self.doing = DELIVERING
             for notification in effects.deliver:
@@ -272,6 +270,16 @@ class Loop:
             }
             if offsets:
                 await self._commit(offsets)
+
+    async def _send(self, record: Outgoing) -> asyncio.Future[object]:
+        try:
+            sent: asyncio.Future[object] = await self._producer.send(
+                record.topic, record.value, key=record.key, partition=record.partition
+            )
+        except AssertionError as error:
+            # So aiokafka says that the partition is not in the metadata: its topic was deleted.
+            raise UnknownTopicOrPartitionError(f"{record.topic}/{record.partition} is not there") from error
+        return sent
 
     async def _commit(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         try:

@@ -11,10 +11,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from rules.labels import DERIVED_DIMENSIONS, NONE, STANDARD_DIMENSIONS, Matcher, is_dimension
+from rules.labels import DERIVED_DIMENSIONS, STANDARD_DIMENSIONS, Matcher, is_dimension
 from rules.measures import measure
 from rules.problem import InvalidFilesError, Problem, did_you_mean
 from rules.quantities import format_quantity
+from rules.visible import visible
 from streams.alert_record import rfc3339
 from streams.call_files import CallFile
 from streams.durations import milliseconds_of
@@ -22,7 +23,7 @@ from streams.measuring import Measured, Row, measure_calls
 from streams.price_file import read_price_book
 from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress
-from streams.replay import report_rejected
+from streams.replay import counted, report_rejected
 from streams.setup import wall_ms
 from streams.spend import BatchPricer
 
@@ -85,7 +86,7 @@ def run_measure(
         if number
     ]
     if notes:
-        click.echo(f"{counts.accepted:,} calls, {', '.join(notes)}", err=True)
+        click.echo(", ".join([counted(counts.accepted, "call"), *notes]), err=True)
 
 
 def _matchers(where: Sequence[str]) -> tuple[list[Matcher], list[Problem]]:
@@ -145,7 +146,7 @@ def _print_table(measured: Measured, dimensions: Sequence[str]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for row in measured.rows:
         start = [rfc3339(row.start_ms)] if row.start_ms is not None else []
-        series = [_printable(value) for value in row.series]
+        series = [visible(value, 200) for value in row.series]
         table.add_row(*start, *series, *(_cell(name, row.values[name]) for name, _ in _COLUMNS))
     console.print(table, markup=False) if measured.rows else console.print("no calls", markup=False)
 
@@ -156,9 +157,3 @@ def _cell(name: str, value: float | None) -> str:
     if name in ("calls", "errors", "tokens.input", "tokens.output"):
         return f"{value:,}"
     return format_quantity(value, measure(name).unit)
-
-
-def _printable(value: str) -> str:
-    # A value comes from outside: no markup of the table's, no control characters of the terminal's.
-    shown = "".join(character if character.isprintable() else "?" for character in value)
-    return shown.replace("[", r"\[") if value != NONE else value

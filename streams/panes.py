@@ -158,9 +158,10 @@ class ViewPanes:
         if rows is not None and len(rows) == 0:
             return
         numbers = self.table.numbers(batch, rows)
+        if len(self.table) > self._cell_of.shape[1]:
+            self._widen(0, max(16, 2 * len(self.table)))
         slots = np.array([self._slot(start) for start in starts.tolist()], np.int64)
-        slot = slots[pane if rows is None else pane[rows]]
-        cells = self._cells_for(slot, numbers)
+        cells = self._cells_for(slots, pane if rows is None else pane[rows], numbers)
         self._cells.touched[cells] = True
         at = np.full(len(batch), -1, np.int64)
         at[slice(None) if rows is None else rows] = cells
@@ -244,19 +245,20 @@ class ViewPanes:
             wider[:have_slots, :have_numbers] = self._cell_of
             self._cell_of = wider
 
-    def _cells_for(self, slot: Ints, numbers: Ints) -> Ints:
-        if len(self.table) > self._cell_of.shape[1]:
-            self._widen(0, max(16, 2 * len(self.table)))
+    def _cells_for(self, slots: Ints, pane: Ints, numbers: Ints) -> Ints:
+        """The cell of each call; `slots` are those of the batch's panes, `pane` says which of them each call is in."""
         width = self._cell_of.shape[1]
-        at = slot * width + numbers
+        at = (slots * width)[pane] + numbers
         cells: Ints = self._cell_of.ravel()[at]
         missing = cells < 0
         if missing.any():
             wanted, first = np.unique(at[missing], return_index=True)
             new_slot, new_number = np.divmod(wanted[np.argsort(first)], width)
-            for number in np.unique(new_slot).tolist():
-                self._open(number, new_number[new_slot == number])
-            cells = self._cell_of[slot, numbers]
+            for slot in np.unique(new_slot).tolist():
+                self._open(slot, new_number[new_slot == slot])
+            if self._cell_of.shape[1] != width:  # made wider for the series of those beyond the cap
+                at = (slots * self._cell_of.shape[1])[pane] + numbers
+            cells = self._cell_of.ravel()[at]
         return cells
 
     def _open(self, slot: int, numbers: Ints) -> None:
@@ -394,7 +396,9 @@ class ViewPanes:
 
     def _block(self, cells: Ints, source: str, described: dict[int, ShownCall]) -> Block:
         start, number = self._cells.start_ms[cells], self._cells.number[cells]
-        order = np.lexsort((number, start))
+        # One key sorts twice as fast as two. It cannot overflow: open panes and series are counted in thousands.
+        pane_of_start = start if len(cells) == 0 else (start - start.min()) // self.pane_ms
+        order = np.argsort(pane_of_start * len(self.table) + number)
         cells, start, number = cells[order], start[order], number[order]
         is_used = np.zeros(len(self.table), bool)
         is_used[number] = True
@@ -416,10 +420,10 @@ class ViewPanes:
             name, candidates = each.name, self._candidates[each]
             held = np.fromiter(candidates, np.int64, len(candidates))
             entries = entry_of[held]
-            for at in np.argsort(entries, kind="stable").tolist():
-                if entries[at] >= 0:
-                    candidate = candidates[int(held[at])]
-                    shown.append((int(entries[at]), name, candidate.exemplar(source, described)))
+            held, entries = held[entries >= 0], entries[entries >= 0]
+            by_position = np.argsort(entries)
+            for entry, cell in zip(entries[by_position].tolist(), held[by_position].tolist(), strict=True):
+                shown.append((entry, name, candidates[cell].exemplar(source, described)))
         return Block(
             view=self.view.hash,
             series=tuple([known[number] for number in used.tolist()]),

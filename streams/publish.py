@@ -51,6 +51,7 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
             await _send(producer, topic, read)
             published += len(read)
     finally:
+        file.close()
         await stop_client(producer)
     click.echo(
         f"published {published:,} calls to {topic}"

@@ -102,7 +102,11 @@ def run_replay(
             show(transition)
     click.echo(_summary(replay.counts, count, sent, as_json=as_json), err=True)
     if replay.summary_errors:
-        click.echo(f"{replay.summary_errors} summaries failed and had a default text", err=True)
+        failed = replay.summary_errors
+        click.echo(
+            f"the summary template failed for {counted(failed, 'transition')}: a default text stands in",
+            err=True,
+        )
 
 
 def report_rejected(rejected: Sequence[Rejected], shown: int) -> int:
@@ -112,8 +116,13 @@ def report_rejected(rejected: Sequence[Rejected], shown: int) -> int:
     return shown + len(rejected)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 call`, `2,845 calls`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _summary(counts: Counts, transitions: int, sent: int, *, as_json: bool) -> str:
-    parts = [f"{counts.accepted:,} calls", f"{transitions:,} transitions"]
+    parts = [counted(counts.accepted, "call"), counted(transitions, "transition")]
     if not as_json:
         parts.append(f"{sent:,} would have been sent")
     parts += [

@@ -23,7 +23,7 @@ LARGEST_BYTES: Final = 4 << 30
 """A state larger than this, decompressed, is refused: the bytes are not ours."""
 MOST_CHUNKS: Final = LARGEST_BYTES // CHUNK_BYTES
 _LEVEL: Final = 3
-_KEY: Final = re.compile(rb"(chunk/[0-9]{20}/[0-9a-zA-Z-]{1,64}/[0-9]{6}|manifest/[0-9]{20}/[0-9a-zA-Z-]{1,64})")
+_KEY: Final = re.compile(rb"(?:chunk/\d{20}/[\da-zA-Z-]{1,64}/\d{6}|manifest/\d{20}/[\da-zA-Z-]{1,64})")
 
 
 class SnapshotError(ValueError):

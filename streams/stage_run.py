@@ -9,16 +9,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from rules.quantities import SECOND
 from streams.health import WAITING_FOR_BROKER, WAITING_FOR_RULES, Place, Reading, Restarts
 from streams.kafka import new_consumer, new_producer, start_client, stop_client, wait
-from streams.loop import Loop
+from streams.loop import Loop, Outgoing
 from streams.records import Source
 from streams.settings import Settings
 
 _log: Final = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 1.0
 
 Drive = Callable[[AIOKafkaConsumer, AIOKafkaProducer], Awaitable[None]]
 
@@ -88,7 +90,10 @@ class StageRun:
                     return
                 cause, pause_ms = reason
                 _log.warning(
-                    "%s: %s: starting it again in %g s, from what Kafka has", self.name, cause, pause_ms / SECOND
+                    "%s: %s: starting it again in %g s, from what Kafka has",
+                    self.name,
+                    cause,
+                    pause_ms / SECOND,
                 )
                 await self.close()
                 await wait(self.stopping, pause_ms / SECOND)
@@ -133,6 +138,22 @@ class StageRun:
 
     def _asked(self) -> tuple[str, int] | None:
         return self._restart
+
+
+async def publish_at_last(producer: AIOKafkaProducer, record: Outgoing) -> None:
+    """Publish, again and again while the broker is away: a message that was sent and is not logged is sent twice."""
+    while True:
+        try:
+            await producer.send_and_wait(
+                record.topic, record.value, key=record.key, partition=record.partition
+            )
+        except KafkaError as error:
+            if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                raise
+            _log.warning("%s: not published, trying again: %r", record.topic, error)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            return
 
 
 def places(consumer: AIOKafkaConsumer, partitions: Mapping[TopicPartition, Source]) -> dict[str, Place]:

@@ -38,6 +38,8 @@ INTERVAL_SECONDS: Final = 1.0
 ASK_AFTER_MS: Final = 3 * SECOND
 """A part that shows nothing for this long is reason to ask the broker whether it is there."""
 ASK_EVERY_SECONDS: Final = 5.0
+LOOK_IN_SECONDS: Final = 30.0
+"""How often it is asked otherwise: of a topic that is gone the consumers show nothing, not even an error."""
 ANSWER_SECONDS: Final = 5.0
 
 
@@ -131,12 +133,13 @@ class Watchdog:
             # A process that was stopped for an hour has not seen its parts stand still for an hour.
             self.look(min(now - before, int(2 * INTERVAL_SECONDS * SECOND)), broker)
             before = now
-            if not self._shows_little():
-                broker = ""
-                self._missing = 0
-            elif now - asked >= ASK_EVERY_SECONDS * SECOND:
+            little = self._shows_little()
+            pause = ASK_EVERY_SECONDS if little or self._missing else LOOK_IN_SECONDS
+            if now - asked >= pause * SECOND:
                 broker = await self._ask()
                 asked = self._monotonic_ms()
+            if not little:
+                broker = ""
             await asyncio.sleep(INTERVAL_SECONDS)
 
     def look(self, elapsed_ms: int, broker: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import faust
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.app.base import BootStrategy
 from mode import Service
 
@@ -20,20 +19,18 @@ from notifiers.notification import Notification
 from streams import builtin
 from streams.builtin import Condition
 from streams.chunk import Seal
-from streams.health_server import HealthServer
-from streams.heartbeat import Heartbeat
 from streams.kafka import new_consumer, new_producer, read_live, read_to_end, start_client, stop_client
-from streams.loop import Loop, Outgoing, Stage
+from streams.loop import Loop, Stage
 from streams.notify_stage import NotifyStage
 from streams.records import Source
 from streams.rule_log import RuleLog
 from streams.rules_topic import agree_on_rules
 from streams.setup import Setup, wall_ms
 from streams.signals import on_first_signal
-from streams.stage_run import StageRun
+from streams.stage_run import StageRun, publish_at_last
 from streams.stages import EvaluateStage, IngestStage
 from streams.topics import create_topics
-from streams.watchdog import Watchdog
+from streams.watching import watching
 
 _log: Final = logging.getLogger(__name__)
 
@@ -41,7 +38,6 @@ FLUSH_SECONDS: Final = 3.0
 """How long the last flush of a stage may take."""
 DELIVERY_SECONDS: Final = 1.5
 """How long a stopping notifier waits for answers: a message whose answer nobody heard is sent again."""
-RETRY_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 4.5
 """How long everything may take between a signal and the end."""
 
@@ -217,7 +213,7 @@ class NotifyService(StageService):
         """Run the loop beside the outbox; an error of either ends both."""
 
         async def settled(notification: Notification, result: Result) -> None:
-            await _publish_at_last(producer, self._stage.settled(notification, result, wall_ms()))
+            await publish_at_last(producer, self._stage.settled(notification, result, wall_ms()))
 
         self._outbox = outbox = Outbox(self._setup.receivers.values(), settled)
 
@@ -345,8 +341,9 @@ async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
 
     notify = NotifyService(setup, ready, elsewhere)
     stages = (IngestService(setup, ready, rules.agreed, accept_loss=accept_loss), evaluate, notify)
-    watching = [TaskService(work) for work in _watching(setup, stages, ready, evaluate, notify)]
-    for service in (rules, *stages, *watching):
+    parts = {stage.stage_run.name: stage.stage_run for stage in stages}
+    beside = watching(setup, parts, _Facts(ready, evaluate, notify))
+    for service in (rules, *stages, *map(TaskService, beside)):
         app.service(service)  # type: ignore[arg-type]  # an instance works as well as a class
     worker = _Worker(
         app, loop=running, daemon=False, quiet=True, override_logging=False, redirect_stdouts=False
@@ -391,42 +388,3 @@ class _Facts:
 
     def queues(self) -> dict[str, int]:
         return self.notify.queues()
-
-
-def _watching(
-    setup: Setup,
-    stages: Iterable[StageService],
-    ready: asyncio.Event,
-    evaluate: EvaluateService,
-    notify: NotifyService,
-) -> list[Callable[[], Awaitable[None]]]:
-    """What runs beside the stages: the watchdog, the health server, the heartbeat."""
-    settings = setup.settings
-    watchdog = Watchdog(
-        settings, {stage.stage_run.name: stage.stage_run for stage in stages}, _Facts(ready, evaluate, notify)
-    )
-    work: list[Callable[[], Awaitable[None]]] = [watchdog.run]
-    address = settings.web.address
-    if address is not None:
-        optional = "listen" not in settings.web.model_fields_set
-        work.append(HealthServer(*address, watchdog, optional=optional).run)
-    if setup.heartbeat_url is not None:
-        beat = Heartbeat(setup.heartbeat_url, settings.heartbeat.every, lambda: not watchdog.unready())
-        work.append(beat.run)
-    return work
-
-
-async def _publish_at_last(producer: AIOKafkaProducer, record: Outgoing) -> None:
-    """Publish, again and again while the broker is away: a message that was sent and is not logged is sent twice."""
-    while True:
-        try:
-            await producer.send_and_wait(
-                record.topic, record.value, key=record.key, partition=record.partition
-            )
-        except KafkaError as error:
-            if not (error.retriable or isinstance(error, KafkaTimeoutError)):
-                raise
-            _log.warning("%s: not published, trying again: %r", record.topic, error)
-            await asyncio.sleep(RETRY_SECONDS)
-        else:
-            return

@@ -26,6 +26,7 @@ IMPORT_NAMES: Final = (*PACKAGES, "runbooks")
 # The modules that may do I/O, read a clock or use a framework. All others are core, and listed in pyproject.toml.
 EDGE: Final = frozenset(
     {
+        "notifiers.bounded_answer",
         "notifiers.console",
         "notifiers.delivery",
         "notifiers.receivers",
@@ -46,6 +47,8 @@ EDGE: Final = frozenset(
         "streams.health_server",
         "streams.heartbeat",
         "streams.kafka",
+        "streams.kafka_refusals",
+        "streams.kafka_security",
         "streams.live_table",
         "streams.logs",
         "streams.loop",
@@ -66,6 +69,7 @@ EDGE: Final = frozenset(
         "streams.topics",
         "streams.traffic",
         "streams.watchdog",
+        "streams.watching",
         "streams.worker",
         "streams.worker_process",
     }
@@ -332,7 +336,7 @@ def test_compose_asks_the_worker_itself_whether_it_is_well() -> None:
 
 def test_the_compose_file_holds_no_secret() -> None:
     environment = compose()["services"]["tocsin"]["environment"]
-    assert environment == ["SLACK_BOT_TOKEN", "SLACK_WEBHOOK_URL"]
+    assert environment == ["SLACK_BOT_TOKEN", "SLACK_WEBHOOK_URL", "HEARTBEAT_URL"]
     assert not re.search(r"xox[a-z]-|hooks\.slack\.com", json.dumps(compose()))
 
 

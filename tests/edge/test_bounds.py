@@ -31,7 +31,8 @@ from rules.files import LARGEST_SET, MOST_FILES, read_what_can_be
 from rules.loader import RuleFile, parse_rule_files
 from rules.problem import MOST_PROBLEMS, InvalidFilesError, Problem
 from rules.visible import LONGEST_TEXT, visible
-from streams import alert_record, call_files, chunk, notify, rule_log as rules_topic, shard_state, snapshot
+from streams import alert_record, call_files, chunk, notify, shard_state, snapshot
+from streams import rule_log as rules_topic
 from streams.alert_record import AlertRecordError
 from streams.call import DIMENSION_CHARACTERS, ID_CHARACTERS, Dictionary, Needs, Reader
 from streams.call_files import CallFile, CallFileError
@@ -68,7 +69,7 @@ def nested(depth: int = DEEP) -> bytes:
 @pytest.mark.parametrize("place", ["x", "labels", "parameters", "stages_ms", "scores", "tokens", "error"])
 def test_a_call_nested_200_000_deep_is_read_or_rejected_and_never_an_exception(place: str) -> None:
     value = b'{"model":"m","at":1700000000000,"' + place.encode() + b'":' + nested() + b"}"
-    batch, rejected = reader(place).read(records([value]))
+    batch, rejected = reader("x").read(records([value]))
     assert len(batch) + len(rejected) == 1
 
 
@@ -325,7 +326,7 @@ def test_a_price_file_of_more_than_4_000_000_bytes_and_one_nested_too_deeply_are
     with pytest.raises(InvalidFilesError, match="larger than 4,000,000 bytes"):
         read_price_file(path)
     path.write_text("[" * 100_000)
-    with pytest.raises(InvalidFilesError, match="nested too deeply|not YAML"):
+    with pytest.raises(InvalidFilesError, match=r"nested too deeply|not YAML"):
         read_price_file(path)
 
 

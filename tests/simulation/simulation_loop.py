@@ -74,7 +74,9 @@ class StageLoop:
                 if assignment != self.assignment:
                     break
                 if place in self.sources:
-                    yield from self._do(self.stage.take(self._records(place, first, records)), _TAKEN[self.name])
+                    yield from self._do(
+                        self.stage.take(self._records(place, first, records)), _TAKEN[self.name]
+                    )
             now = self.broker.now_ms
             if now - self.flushed_ms >= self.stage.flush_ms:
                 self.flushed_ms = now
@@ -216,7 +218,9 @@ class _Names:
 
 _TAKEN = {
     "ingest": _Names(
-        "calls taken, rejected ones not published", ("between two rejected calls",), ("rejected calls published",)
+        "calls taken, rejected ones not published",
+        ("between two rejected calls",),
+        ("rejected calls published",),
     ),
     "evaluate": _Names(
         "panes taken, alerts not published",
@@ -241,9 +245,7 @@ _FLUSHED = {
             "removals published, not committed",
         ),
     ),
-    "notify": _Names(
-        "caught up, nothing logged", ("between two log records",), ("logged, not handed over",)
-    ),
+    "notify": _Names("caught up, nothing logged", ("between two log records",), ("logged, not handed over",)),
 }
 
 

@@ -130,7 +130,11 @@ class Panes:
 
     def _book(self, cell: Cell, offset: int, change: Iterable[tuple[str, Any]]) -> None:
         known = self.history.setdefault(cell, [])
-        content = {name: dict(value) if isinstance(value, dict) else value for name, value in known[-1][1].items()} if known else {}
+        content = (
+            {name: dict(value) if isinstance(value, dict) else value for name, value in known[-1][1].items()}
+            if known
+            else {}
+        )
         for name, value in change:
             if name.startswith("exemplar:"):
                 if value is not None and (name not in content or value > content[name][0]):
@@ -160,9 +164,16 @@ def _fields(rule: OracleRule, call: _Call) -> list[tuple[str, Any]]:
                 ("histogram:latency:ok", taken),
             ]
         case "spend":
-            return [("count:one:any", 1), ("exemplar:spend:any", call.spend), ("sum:spend:any", call.spend or 0)]
+            return [
+                ("count:one:any", 1),
+                ("exemplar:spend:any", call.spend),
+                ("sum:spend:any", call.spend or 0),
+            ]
         case "error_rate":
-            failed = [("count:one:error", int(call.failed)), ("exemplar:one:error", 1 if call.failed else None)]
+            failed = [
+                ("count:one:error", int(call.failed)),
+                ("exemplar:one:error", 1 if call.failed else None),
+            ]
             return [("count:one:any", 1), *failed]
         case _:
             return [("count:one:any", 1), ("exemplar:one:any", 1)]
@@ -340,7 +351,18 @@ class Ticks:
                     episode = alert.episode
                     self.found.append(
                         Seen(
-                            tick, rule.name, series, "firing", "resolved", alert.severity, alert.severity, 0, 0, episode, episode, reason
+                            tick,
+                            rule.name,
+                            series,
+                            "firing",
+                            "resolved",
+                            alert.severity,
+                            alert.severity,
+                            0,
+                            0,
+                            episode,
+                            episode,
+                            reason,
                         )
                     )
 

@@ -17,42 +17,40 @@ from streams.settings import Settings
 PARTITIONS = 3
 LATENESS_MS = 4_000
 SKEW_MS = 8_000
-FLUSH_MS = 3_000
+FLUSH_MS = 3_500
 SNAPSHOT_MS = 3_000
 CALLS_TOPIC, PANES_TOPIC, ALERTS_TOPIC = "llm.calls", "llm.panes", "llm.alerts"
-NOTIFICATIONS_TOPIC, SNAPSHOTS_TOPIC, REJECTED_TOPIC = "llm.notifications", "llm.snapshots", "llm.calls.rejected"
+NOTIFICATIONS_TOPIC, SNAPSHOTS_TOPIC, REJECTED_TOPIC = (
+    "llm.notifications",
+    "llm.snapshots",
+    "llm.calls.rejected",
+)
 BEGIN_MS = 1_790_000_000_000
 
-FIRST_RULES = """
-version: 1
-groups:
-  - name: sim
-    rules:
-      - {alert: Slow, by: [feature], measure: latency.p95, window: 20s, above: {warning: 1s, critical: 4s},
-         for: 2s, keep_firing_for: 3s, min_calls: "8", runbook: page}
-      - {alert: Spending, by: [user], measure: spend, window: 30s, above: {warning: "$0.06", critical: "$0.15"},
-         keep_firing_for: 5s, runbook: page}
-      - {alert: Quiet, by: [feature], measure: calls, window: 10s, below: {warning: "10"}, for: 3s, runbook: page}
-      - {alert: Late, measure: late, window: 10s, above: {warning: "1"}, runbook: page}
-"""
-SECOND_RULES = """
-version: 1
-groups:
-  - name: sim
-    rules:
-      - {alert: Slow, by: [feature], measure: latency.p95, window: 20s, above: {warning: 500ms, critical: 2s},
-         for: 2s, keep_firing_for: 3s, min_calls: "8", runbook: page}
-      - {alert: Spending, by: [user], measure: spend, window: 30s, above: {warning: "$0.06", critical: "$0.15"},
-         keep_firing_for: 5s, runbook: page}
-      - {alert: Failing, by: [feature], measure: error_rate, window: 15s, above: {warning: "25%", critical: "60%"},
-         min_calls: "6", runbook: page}
-      - {alert: Clamped, measure: clamped, window: 10s, above: {warning: "0"}, runbook: page}
-"""
+RULES = {
+    "Slow": "by: [feature], measure: latency.p95, window: 20s, above: {warning: 1s, critical: 4s}, for: 2s, "
+    'keep_firing_for: 3s, min_calls: "8"',
+    "Slower": "by: [feature], measure: latency.p95, window: 20s, above: {warning: 500ms, critical: 2s}, for: 2s, "
+    'keep_firing_for: 3s, min_calls: "8"',
+    "Spending": 'by: [user], measure: spend, window: 30s, above: {warning: "$0.06", critical: "$0.15"}, '
+    "keep_firing_for: 5s",
+    "Quiet": 'by: [feature], measure: calls, window: 10s, below: {warning: "10"}, for: 3s',
+    "Failing": 'by: [feature], measure: error_rate, window: 15s, above: {warning: "25%", critical: "60%"}, '
+    'min_calls: "6"',
+    "Late": 'measure: late, window: 10s, above: {warning: "1"}',
+    "Clamped": 'measure: clamped, window: 10s, above: {warning: "0"}',
+}
+"""Rules by name; `Slower` is what `Slow` becomes when it is changed."""
 
 
 @lru_cache
-def rule_set(text: str) -> RuleSet:
-    return parse_rule_files([RuleFile("sim.yaml", text)], None)
+def rule_set(names: tuple[str, ...]) -> RuleSet:
+    lines = ["version: 1", "groups:", "  - name: sim", "    rules:"]
+    lines += [
+        f"      - {{alert: {'Slow' if name == 'Slower' else name}, {RULES[name]}, runbook: page}}"
+        for name in names
+    ]
+    return parse_rule_files([RuleFile("sim.yaml", "\n".join(lines))], None)
 
 
 @lru_cache
@@ -69,19 +67,10 @@ def settings() -> Settings:
     )
 
 
-def rule_log(boundary_ms: int | None) -> RuleLog:
-    """The rules log: the first set from the beginning of time, the second from the boundary."""
-    epochs = [Epoch(0, rule_set(FIRST_RULES))]
-    if boundary_ms is not None:
-        epochs.append(Epoch(boundary_ms, rule_set(SECOND_RULES)))
-    return RuleLog(epochs)
-
-
 @lru_cache
 def used_shards() -> tuple[int, ...]:
-    """Shards that any series of either rule set lies on."""
-    rules = (*rule_set(FIRST_RULES).rules, *rule_set(SECOND_RULES).rules)
-    return tuple(sorted({rule.view.shard(()) for rule in rules}))
+    """Shards that any series of any rule lies on."""
+    return tuple(sorted({rule.view.shard(()) for name in RULES for rule in rule_set((name,)).rules}))
 
 
 @dataclass
@@ -90,8 +79,17 @@ class Traffic:
 
     arrivals: list[tuple[int, int, bytes]] = field(default_factory=list)
     until_ms: int = 0
+    first: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
     switch_ms: int | None = None
     boundary_ms: int | None = None
+
+    def rule_log(self, *, changed: bool) -> RuleLog:
+        """The rules log before or after the change: a second set that holds from the boundary on."""
+        epochs = [Epoch(0, rule_set(self.first))]
+        if changed and self.boundary_ms is not None:
+            epochs.append(Epoch(self.boundary_ms, rule_set(self.second)))
+        return RuleLog(epochs)
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,10 @@ def traffic(rng: random.Random) -> Traffic:
     )
     made = Traffic(until_ms=BEGIN_MS + span + LATENESS_MS + 8_000)
     mood = _moods(rng, span)
+    # Calls come in bursts: a pane costs the engine the same with one call in it as with twenty.
+    bursts = [second * 1_000 for second in range(span // 1_000) if rng.random() < 0.4] or [0]
     for number in range(rng.randint(490, 530)):
-        _add_call(made, rng, number, rng.randint(0, span), mood, disorder)
+        _add_call(made, rng, number, rng.choice(bursts) + rng.randrange(1_000), mood, disorder)
     if disorder.backfill:
         for number in range(8):
             event = _event(rng, f"old-{number}", BEGIN_MS - 30_000 + number * 300, {}, rng.choice("abc"))
@@ -129,8 +129,12 @@ def traffic(rng: random.Random) -> Traffic:
             event = _event(rng, f"end-{partition}-{number}", at, {}, "a")
             made.arrivals.append((at, partition, _raw(event)))
     made.arrivals.sort()
+    two = rng.choice((("Slow", "Spending"), ("Slow", "Quiet"), ("Spending", "Quiet")))
+    made.first = (*two, "Late")
     if rng.random() < 0.6:
         made.switch_ms = BEGIN_MS + rng.randint(500, span // 4)
+        kept = rng.choice(two)
+        made.second = ("Slower" if kept == "Slow" else kept, "Failing", "Clamped")
         made.boundary_ms = (made.switch_ms + SKEW_MS + rng.randint(4_000, 7_000)) // 1_000 * 1_000
     return made
 
@@ -144,6 +148,8 @@ def _moods(rng: random.Random, span: int) -> _Moods:
     return [{feature: rng.choice(kinds) for feature in "abc"} for _ in range(span // 10_000 + 1)]
 
 
+_DELAYS = (0, 5, 40, 200)
+_LONG_DELAYS = (500, 900, 900, LATENESS_MS - 800)
 _LATENCIES = {
     "well": (0.0, 120, 180, 240.5, 333.333, 410, 650),
     "slow": (900, 1_004, 1_015.6, 1_300, 1_900, 2_400),
@@ -188,7 +194,7 @@ def _add_call(
         if of_stretch[feature] == "silent":
             feature = "d"
     at, partition = BEGIN_MS + since, rng.randrange(PARTITIONS)
-    arrival = at + rng.choice((0, 5, 40, 300, 300, 900, LATENESS_MS - 800))
+    arrival = at + (rng.choice(_DELAYS) if rng.random() < 0.9 else rng.choice(_LONG_DELAYS))
     event = _event(rng, f"call-{number}", at, of_stretch, feature)
     chance = rng.random()
     if chance < disorder.late:

@@ -125,7 +125,7 @@ class World:
         self.workers = [Worker(number) for number in WORKERS]
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
-        self._known_rules = sim.rule_log(None)
+        self._known_rules = self.traffic.rule_log(changed=False)
         self._chances = Chances()
         self._draining = False
         self._plan: dict[str, list[tuple[int, str]]] = {}
@@ -341,7 +341,13 @@ class World:
         )
         loops = {
             name: StageLoop(
-                name, stages[name], self.broker, self.broker.groups[name], worker.number, self.rng, self._chances
+                name,
+                stages[name],
+                self.broker,
+                self.broker.groups[name],
+                worker.number,
+                self.rng,
+                self._chances,
             )
             for name in STAGES
         }
@@ -365,7 +371,7 @@ class World:
         self.broker.append((sim.CALLS_TOPIC, partition), None, value)
 
     def _change_rules(self) -> None:
-        self._known_rules = sim.rule_log(self.traffic.boundary_ms)
+        self._known_rules = self.traffic.rule_log(changed=True)
         for worker in self.workers:
             if worker.alive:
                 self._at(
@@ -400,7 +406,7 @@ class World:
             loops = [worker.loops[name] for worker in self.workers]
             for loop in loops:
                 loop.stopping = name != "notify"
-            pause = self.broker.now_ms + 2 * sim.FLUSH_MS + 1_000
+            pause = self.broker.now_ms + sim.FLUSH_MS + 1_000
             self._until(lambda pause=pause: self.broker.now_ms >= pause)
         self._until(lambda: self._read_out("notify") and self._all_sent())
 

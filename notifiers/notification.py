@@ -7,7 +7,7 @@ restarted notifier knows what it said. Everything here is a pure function of tra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -134,7 +134,12 @@ def standing_after(notification: Notification) -> Standing | None:
     return Standing(notification.transition.severity, notification.transition.episode_ms)
 
 
-def net_state(transitions: Iterable[Transition], routes: Iterable[Route], standings: Standings) -> NetState:
+def net_state(
+    transitions: Iterable[Transition],
+    routes: Iterable[Route],
+    standings: Standings,
+    settled: Callable[[Notification], bool] = lambda _: False,
+) -> NetState:
     """What to send of transitions not notified yet: per alert and receiver only the latest state.
 
     ==================  ===============  ==============================================
@@ -150,6 +155,7 @@ def net_state(transitions: Iterable[Transition], routes: Iterable[Route], standi
     ==================  ===============  ==============================================
 
     Everything before the latest is logged as superseded. `transitions` are in order of the log; so are the results.
+    `settled` says of which notifications the standings know already: they are neither sent nor logged.
     """
     routes = tuple(routes)
     # Who would have been told, had each been sent in its time: decides who hears of the changes after it.
@@ -157,6 +163,8 @@ def net_state(transitions: Iterable[Transition], routes: Iterable[Route], standi
     unsent: list[Notification] = []
     for transition in transitions:
         for notification in notifications_for(transition, routes, assumed):
+            if settled(notification):
+                continue
             unsent.append(notification)
             if notification.reason.notifies:
                 key = transition.alert_id, notification.receiver

@@ -87,18 +87,16 @@ class Dictionary(dict[Any, int]):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a set of views reads of an event: fields, top-level label names, and which fields are dimensions."""
+    """What a set of views reads of an event: fields, top-level label names."""
 
     fields: frozenset[str] = frozenset()
     labels: frozenset[str] = frozenset()
-    dimensions: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, views: Iterable[View]) -> Needs:
         """The needs of all views together."""
         fields: set[str] = set()
         labels: set[str] = set()
-        dimensions: set[str] = set()
         for view in views:
             for dimension in (*view.by, *(matcher.dimension for matcher in view.where)):
                 if dimension.startswith(LABEL_PREFIX):
@@ -106,7 +104,6 @@ class Needs:
                     fields.add("labels")
                 elif dimension in STANDARD_DIMENSIONS or dimension in ("finish_reason", "streaming"):
                     fields.add(dimension)
-                    dimensions.add(dimension)
             for wanted in view.fields:
                 fields |= _column_fields(wanted.column)
                 if wanted.selection in (Selection.FINISHED, Selection.TRUNCATED, Selection.REFUSED):
@@ -115,7 +112,7 @@ class Needs:
                     fields |= {"provider", "cost_usd"}
                 if wanted.kind is FieldKind.DISTINCT:
                     fields.add(wanted.column)
-        return cls(frozenset(fields), frozenset(labels - set(FIELDS)), frozenset(dimensions))
+        return cls(frozenset(fields), frozenset(labels - set(FIELDS)))
 
 
 def _column_fields(column: str) -> set[str]:
@@ -159,7 +156,6 @@ class Reader:
         calls: list[Any] = []
         reasons: dict[int, str] = {}
         values = records.values
-        codes: dict[str, list[int]] = {dimension: [] for dimension in self.needs.dimensions}
         for first in range(0, len(values), _AT_A_TIME):
             some = values[first : first + _AT_A_TIME]
             iterator = map(self._decode, some)  # type: ignore[arg-type]  # None raises, and is rejected like other faults
@@ -172,12 +168,9 @@ class Reader:
                     calls.append(_PLACEHOLDER)
             for index in _not_utf8(some):
                 reasons.setdefault(first + index, "not a call event: not UTF-8")
-            for dimension, found in codes.items():
-                found += map(self.dictionary(dimension).__getitem__, attribute(calls[first:], dimension))
         at, latency, faults = _times(calls, records.times_ms)
         reasons = faults | reasons
         batch = Batch(self, calls, list(values), records.offsets, at, latency, records.times_ms)
-        batch.keep_codes({dimension: np.array(found, np.int32) for dimension, found in codes.items()})
         if not reasons:
             return batch, []
         rejected = [
@@ -187,14 +180,6 @@ class Reader:
         kept = np.ones(len(calls), bool)
         kept[list(reasons)] = False
         return batch.take(np.flatnonzero(kept)), rejected
-
-    def dictionary(self, dimension: str) -> Dictionary:
-        """The codes of a dimension's values."""
-        found = self.dictionaries.get(dimension)
-        if found is None:
-            absent = "chat" if dimension == "operation" else NONE
-            found = self.dictionaries[dimension] = Dictionary(_SPELLINGS.get(dimension), absent)
-        return found
 
 
 class _Placeholder:
@@ -314,7 +299,7 @@ class Batch:
     def take(self, rows: Ints) -> Batch:
         """The calls at these rows, in this order."""
         at = rows.tolist()
-        taken = Batch(
+        return Batch(
             self.reader,
             [self.calls[i] for i in at],
             [self.raw[i] for i in at],
@@ -323,8 +308,6 @@ class Batch:
             self.latency_us[rows],
             self.broker_ms[rows],
         )
-        taken.keep_codes({dimension: codes[rows] for dimension, codes in self._codes.items()})
-        return taken
 
     def attributes(self, name: str) -> list[Any]:
         """A field of each call, as it was decoded; None where the call does not have it."""
@@ -342,11 +325,11 @@ class Batch:
 
     def dictionary(self, dimension: str) -> Dictionary:
         """The codes of a dimension's values."""
-        return self.reader.dictionary(dimension)
-
-    def keep_codes(self, codes: Mapping[str, Codes]) -> None:
-        """Codes that are known already, int32[n] by dimension."""
-        self._codes.update(codes)
+        found = self.reader.dictionaries.get(dimension)
+        if found is None:
+            absent = "chat" if dimension == "operation" else NONE
+            found = self.reader.dictionaries[dimension] = Dictionary(_SPELLINGS.get(dimension), absent)
+        return found
 
     def codes(self, dimension: str) -> Codes:
         """int32[n]: the code of each call's value of a dimension."""

@@ -63,11 +63,13 @@ class Notify:
         self._settled = Recent()
         self._seen = Recent()
         self._waiting: list[Transition] | None = []
+        self._last: dict[tuple[str, str], str] = {}
 
     def learn(self, record: NotificationRecord) -> None:
         """Take a record of the log in: its transition is settled for its receiver."""
         self._settled.add(record.id)
         key = record.alert_id, record.receiver
+        self._last[key] = record.transition
         if record.outcome == "sent":
             if record.state is State.FIRING:
                 self._standings[key] = Standing(record.severity, record.episode_ms)
@@ -94,16 +96,19 @@ class Notify:
     def caught_up(self) -> tuple[tuple[Notification, ...], tuple[Notification, ...]]:
         """The log has been read to its end: what is left to send of what waited, and what is only logged."""
         waiting, self._waiting = self._waiting or [], None
-        unsettled = [
-            transition
-            for transition in waiting
-            if self._unsettled(notifications_for(transition, self._routes, self._standings))
-        ]
-        net = net_state(unsettled, self._routes, self._standings)
-        to_send = self._unsettled(net.to_send)
-        for each in to_send:
+        place = {transition.id: number for number, transition in enumerate(waiting)}
+        last = {key: place.get(transition, -1) for key, transition in self._last.items()}
+        self._last.clear()
+
+        def is_settled(each: Notification) -> bool:
+            # Also what came before the last that this receiver was told: he may have been added to the alert after it.
+            key = each.transition.alert_id, each.receiver
+            return each.id in self._settled or place[each.transition.id] < last.get(key, -1)
+
+        net = net_state(waiting, self._routes, self._standings, is_settled)
+        for each in net.to_send:
             self._expect(each)
-        return to_send, self._unsettled(net.to_log)
+        return net.to_send, net.to_log
 
     @property
     def is_waiting(self) -> bool:

@@ -25,7 +25,7 @@ Bools = NDArray[np.bool_]
 
 SERIES_PER_PANE: Final = 10_000
 """Series beyond this number in one pane, by order of arrival, are gathered under `<other>`."""
-EXEMPLARS_PER_PANE: Final = 64
+EXEMPLARS_PER_PANE: Final = 16
 """The first series of a pane, by order of arrival, whose exemplars are kept: a bound on what travels."""
 
 

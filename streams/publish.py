@@ -15,6 +15,7 @@ from streams.event import FIELDS
 from streams.kafka import new_producer, no_broker, stop_client
 from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress
+from streams.replay import counted
 from streams.settings import Settings
 from streams.setup import wall_ms
 from streams.spend import BatchPricer
@@ -54,8 +55,12 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
         file.close()
         await stop_client(producer)
     click.echo(
-        f"published {published:,} calls to {topic}"
-        + (f", {invalid:,} lines were no calls" if invalid else "")
+        f"published {counted(published, 'call')} to {topic}"
+        + (
+            f", {counted(invalid, 'line')} {'was no call' if invalid == 1 else 'were no calls'}"
+            if invalid
+            else ""
+        )
     )
     return 1 if invalid else 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -61,7 +60,7 @@ class Found:
 class Snapshots:
     """The snapshots of one shard: finding the newest, taking the next, removing the oldest."""
 
-    def __init__(self, shard: int, records: Mapping[bytes, bytes], generation: str | None = None) -> None:
+    def __init__(self, shard: int, records: Mapping[bytes, bytes], generation: str) -> None:
         self.taken_ms = 0
         self.problems: list[str] = []
         self._shard = shard
@@ -69,7 +68,7 @@ class Snapshots:
         self._records = {key: value for key, value in records.items() if _KEY.fullmatch(key)}
         self._keys = set(self._records)
         self._offset = -1
-        self._generation = generation or uuid.uuid4().hex
+        self._generation = generation
 
     def newest(self) -> Found | None:
         """The whole snapshot with the highest offset, or None; `problems` names those that were passed over."""

@@ -149,13 +149,15 @@ class EvaluateStage:
     name = "evaluate"
     batch = 200
 
-    def __init__(self, settings: Settings, log: RuleLog) -> None:
+    def __init__(self, settings: Settings, log: RuleLog, generation: str = "0") -> None:
+        """`generation` names this run in the keys of its snapshots, so that two runs never mix their chunks."""
         self.topics: Sequence[str] = [settings.topics.panes]
         self.flush_ms = settings.flush
         self.shards: dict[int, Evaluate] = {}
         self.unreadable = 0
         self.transitions = 0
         self._log = log
+        self._generation = generation
         self._settings = settings
         self._sources: dict[int, Source] = {}
         self._next: dict[int, int] = {}
@@ -163,7 +165,7 @@ class EvaluateStage:
 
     def read_snapshots(self, shard: int, records: Mapping[bytes, bytes]) -> None:
         """The live records of a shard's snapshots, before the shard is assigned."""
-        self._snapshots[shard] = Snapshots(shard, records)
+        self._snapshots[shard] = Snapshots(shard, records, self._generation)
 
     def assign(self, source: Source, start: Start) -> int | None:
         """Go on from the newest whole snapshot, or rebuild the shard from the panes that are kept.
@@ -172,7 +174,7 @@ class EvaluateStage:
         """
         shard = source.partition
         self._sources[shard] = source
-        snapshots = self._snapshots.setdefault(shard, Snapshots(shard, {}))
+        snapshots = self._snapshots.setdefault(shard, Snapshots(shard, {}, self._generation))
         found = snapshots.newest()
         for problem in snapshots.problems:
             _log.error("%s: a snapshot is not used: %s", source, problem)

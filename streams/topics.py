@@ -156,5 +156,7 @@ async def _cleanup_policies(admin: AIOKafkaAdminClient, names: list[str]) -> dic
     policies: dict[str, str] = {}
     for answer in await admin.describe_configs(resources):
         for _, _, _, name, entries in answer.resources:
-            policies |= {name: entry[1] or "" for entry in entries if entry[0] == "cleanup.policy"}
+            values = {entry[0]: entry[1] or "" for entry in entries}
+            if "cleanup.policy" in values:
+                policies[name] = values["cleanup.policy"]
     return policies

@@ -149,7 +149,7 @@ class EvaluateService(StageService):
 
     def stage(self) -> Stage:
         """Evaluate with the agreed rules."""
-        self._stage = EvaluateStage(self._setup.settings, self._rule_log())
+        self._stage = EvaluateStage(self._setup.settings, self._rule_log(), uuid.uuid4().hex)
         return self._stage
 
     def watermarks_ms(self) -> list[int]:

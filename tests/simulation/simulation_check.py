@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import simulation_traffic as sim
@@ -163,7 +164,8 @@ def _compare(report: Report, how: str, found: list[Seen], expected: list[Seen]) 
         missing = [seen for seen in expected if seen not in found]
         extra = [seen for seen in found if seen not in expected]
         report.problems.append(
-            f"transitions {how}: missing {missing[:3]}, not expected {extra[:3]}, in all {len(missing)} and {len(extra)}"
+            f"transitions {how}: {len(missing)} missing, such as {missing[:3]}, and {len(extra)} not expected, such as "
+            f"{extra[:3]}"
         )
 
 
@@ -250,14 +252,10 @@ def _check_notifications(
 def _check_repeats(report: Report, deliveries: list[Any], logged: list[tuple[int, dict[str, Any]]]) -> None:
     """A message is repeated under its own id only by one who had read the log before it was there."""
     first_logged = min((offset for offset, _ in logged), default=0)
-    for earlier, later in zip(deliveries, deliveries[1:], strict=False):
+    for earlier, later in pairwise(deliveries):
         report.count("messages repeated", 1)
-        same = (earlier.worker, earlier.incarnation, earlier.log_read) == (
-            later.worker,
-            later.incarnation,
-            later.log_read,
-        )
-        if same:
+        senders = [(each.worker, each.incarnation, each.log_read) for each in (earlier, later)]
+        if senders[0] == senders[1]:
             report.count("messages repeated after a lost answer", 1)
         elif later.log_read > first_logged:
             report.problems.append(f"sent again although the log had it: {later}")

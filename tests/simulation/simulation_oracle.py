@@ -130,11 +130,7 @@ class Panes:
 
     def _book(self, cell: Cell, offset: int, change: Iterable[tuple[str, Any]]) -> None:
         known = self.history.setdefault(cell, [])
-        content = (
-            {name: dict(value) if isinstance(value, dict) else value for name, value in known[-1][1].items()}
-            if known
-            else {}
-        )
+        content = copied(known[-1][1]) if known else {}
         for name, value in change:
             if name.startswith("exemplar:"):
                 if value is not None and (name not in content or value > content[name][0]):
@@ -149,6 +145,10 @@ class Panes:
 
     def _fate(self, name: str) -> None:
         self.fates[name] = self.fates.get(name, 0) + 1
+
+
+def copied(content: Content) -> Content:
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in content.items()}
 
 
 def _fields(rule: OracleRule, call: _Call) -> list[tuple[str, Any]]:
@@ -348,23 +348,9 @@ class Ticks:
             reason = "rule changed" if rule.name in second else "rule removed"
             for series, alert in sorted(self.alerts.pop(rule.name, {}).items()):
                 if alert.state == "firing":
-                    episode = alert.episode
-                    self.found.append(
-                        Seen(
-                            tick,
-                            rule.name,
-                            series,
-                            "firing",
-                            "resolved",
-                            alert.severity,
-                            alert.severity,
-                            0,
-                            0,
-                            episode,
-                            episode,
-                            reason,
-                        )
-                    )
+                    severities = ("firing", "resolved", alert.severity, alert.severity)
+                    since = (alert.episode, alert.episode)
+                    self.found.append(Seen(tick, rule.name, series, *severities, 0, 0, *since, reason))
 
     def _totals(self, rule: OracleRule, tick: int) -> dict[tuple[str, ...], Content]:
         totals: dict[tuple[str, ...], Content] = {}

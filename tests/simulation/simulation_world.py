@@ -35,6 +35,7 @@ BOUNDARIES = (
             "taking over: commits read, not yet sought",
             "records fetched, not taken",
             "calls taken, rejected ones not published",
+            "between two rejected calls",
             "rejected calls published",
             "flushed, no chunk published",
             "between two chunks",

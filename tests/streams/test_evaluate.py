@@ -203,7 +203,7 @@ def run(each: Rule, calls: list[dict[str, Any]], cuts: list[int], until: int) ->
 
 
 @given(rules(), traffic(), st.lists(st.integers(1, 24), max_size=3), st.integers(0, 1_500_000))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_transitions_equal_those_of_lists_recomputed_at_every_tick(
     each: Rule, calls: list[dict[str, Any]], cuts: list[int], after: int
 ) -> None:
@@ -220,7 +220,7 @@ def test_transitions_equal_those_of_lists_recomputed_at_every_tick(
 
 
 @given(rules(), traffic(), st.lists(st.integers(1, 24), max_size=5), st.lists(st.integers(1, 24), max_size=5))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_transitions_are_the_same_to_the_last_exemplar_however_calls_are_cut_into_flushes(
     each: Rule, calls: list[dict[str, Any]], cuts: list[int], others: list[int]
 ) -> None:

@@ -122,7 +122,7 @@ def without_offsets(content: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, A
 
 
 @given(logs(), cuts, cuts)
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_what_panes_hold_does_not_depend_on_batches_and_flushes(
     log: Records, cuts: list[int], others: list[int]
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_version_of_a_pane_is_the_pane_after_the_records_before_that_offset(
 
 
 @given(logs(), cuts, cuts, st.data())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_a_restart_from_any_committed_position_publishes_what_no_restart_would(
     log: Records, cuts: list[int], others: list[int], data: st.DataObject
 ) -> None:
@@ -177,7 +177,7 @@ def test_a_restart_from_any_committed_position_publishes_what_no_restart_would(
 
 
 @given(logs(), cuts, st.data())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_a_second_restart_while_panes_are_still_being_rebuilt_loses_nothing(
     log: Records, cuts: list[int], data: st.DataObject
 ) -> None:
@@ -221,13 +221,13 @@ def test_disorder_within_the_allowed_lateness_changes_no_pane(
 
 
 @given(logs(), cuts)
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_forgetting_values_and_series_changes_no_pane(log: Records, cuts: list[int]) -> None:
     same(cells(whole(log, cuts, known_series=1).chunks), cells(whole(log, cuts).chunks))
 
 
 @given(logs(), st.integers(1, 3))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_the_series_cap_loses_nothing_from_the_totals(log: Records, cap: int) -> None:
     def totals(run: Run) -> dict[tuple[int, str], int]:
         found: dict[tuple[int, str], int] = {}

@@ -162,7 +162,7 @@ def flushes(draw: st.DrawFn, sources: int) -> list[tuple[int, list[dict[str, Any
 
 
 @given(st.integers(1, 3).flatmap(lambda count: st.tuples(st.just(count), flushes(count))))
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_running_totals_equal_their_recomputation_after_every_flush(
     drawn: tuple[int, list[tuple[int, list[dict[str, Any]]]]],
 ) -> None:
@@ -174,7 +174,7 @@ def test_running_totals_equal_their_recomputation_after_every_flush(
 
 
 @given(flushes(2), st.data())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_repeated_and_older_chunks_change_nothing(
     flushed: list[tuple[int, list[dict[str, Any]]]], data: st.DataObject
 ) -> None:

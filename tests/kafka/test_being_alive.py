@@ -207,12 +207,9 @@ async def test_a_worker_recovers_when_its_broker_was_killed_and_loses_nothing(
             async with engine.reading("alerts") as reader:
                 await reader.until(lambda: len(reader.records) >= 1, "x")
                 print([ (v["at"],v["to"],v["value"],v["calls"]) for v in reader.values])
-            async with engine.reading("panes") as reader:
-                with contextlib.suppress(AssertionError):
-                    await reader.until(lambda: len(reader.records) >= 100000, "x")
-                from streams import chunk
-                for r in reader.records[-40:]:
-                    if r.partition==0: c=chunk.decode(r.value); print(r.offset,c.version,c.seal)
+            async with engine.reading("notifications") as reader:
+                await reader.until(lambda: len(reader.records) >= 1, "x")
+                print(reader.values)
         await all_calls_are_in_the_panes(engine, 4_100)
         assert await worker.terminate() == 0
         console = (tmp_path / "worker.out").read_text()

@@ -90,7 +90,9 @@ def once(batches: list[workload.Records]) -> int:
         if since >= FLUSHED:
             since = 0
             for source in stage.sources:
-                for each in stage.flush(source, ingest.Idle(caught_up=False, wall_ms=START_MS, sources=6)).chunks:
+                for each in stage.flush(
+                    source, ingest.Idle(caught_up=False, wall_ms=START_MS, sources=6)
+                ).chunks:
                     chunk.encode(each)
     return time.process_time_ns() - before
 
@@ -117,12 +119,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=180_000)
     parser.add_argument("--batch", type=int, default=5_000)
-    parser.add_argument("--rate", type=int, default=workload.CALLS_PER_SECOND, help="calls per s of event time")
+    parser.add_argument(
+        "--rate", type=int, default=workload.CALLS_PER_SECOND, help="calls per s of event time"
+    )
     options = parser.parse_args()
     if sys.platform.startswith("linux"):
         pin(1)
-    workload.CALLS_PER_SECOND = options.rate
-    batches = workload.batches(options.calls, options.batch, START_MS)
+    batches = workload.batches(options.calls, options.batch, START_MS, options.rate)
     gc.collect()
     gc.freeze()
     plain = min(once(batches) for _ in range(3)) / options.calls
@@ -133,9 +136,15 @@ def main() -> None:
     once(batches)
     full, lean = calibration()
     total = sum(watch.spent.values()) / options.calls
-    rows = [[step, f"{watch.spent.get(step, 0) / options.calls:,.0f}"] for step in dict.fromkeys(s for s, _, _ in STEPS)]
+    rows = [
+        [step, f"{watch.spent.get(step, 0) / options.calls:,.0f}"]
+        for step in dict.fromkeys(s for s, _, _ in STEPS)
+    ]
     rows += [["all steps, watched", f"{total:,.0f}"], ["unwatched", f"{plain:,.0f}"]]
-    rows += [["known price: decode every field", f"{full:,.0f}"], ["known price: decode needed fields", f"{lean:,.0f}"]]
+    rows += [
+        ["known price: decode every field", f"{full:,.0f}"],
+        ["known price: decode needed fields", f"{lean:,.0f}"],
+    ]
     print_table(["ns per call", f"{options.rate:,}/s of event time"], rows)
 
 

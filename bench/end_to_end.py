@@ -19,7 +19,7 @@ from streams.broker import EmbeddedBroker
 from streams.kafka import new_consumer, new_producer
 from streams.loop import BATCH, FETCH_MS, Effects, Loop
 from streams.records import Records
-from streams.settings import KafkaSettings, Settings
+from streams.settings import CallsSettings, KafkaSettings, Settings
 from streams.stages import IngestStage
 from streams.topics import create_topics
 
@@ -29,7 +29,6 @@ from kafka_node import KafkaCluster, KafkaUnavailableError
 PRODUCED_TOGETHER = 100
 """Calls in one record batch, about 64 kB before compression."""
 _BATCH_BYTES = 1 << 18
-TOPIC = "llm.calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +70,21 @@ def broker(core: int | None) -> Iterator[tuple[str, str]]:
         yield "Apache Kafka", cluster.bootstrap
 
 
-def bench_settings(address: str) -> Settings:
-    """Defaults, against this broker."""
-    return Settings(kafka=KafkaSettings(brokers=[address], session_timeout=30_000))
+def bench_settings(address: str, topic: str) -> Settings:
+    """Defaults, against this broker, with calls on a topic of their own."""
+    return Settings(
+        kafka=KafkaSettings(brokers=[address], session_timeout=30_000), calls=CallsSettings(topics=[topic])
+    )
 
 
-async def prepare(settings: Settings, count: int) -> float:
+async def prepare(settings: Settings, count: int, rate: int) -> float:
     """Create the topics and publish the calls; their mean size in bytes.
 
     They come in the order of their time over the partitions in turn, and the newest is a few seconds old.
     """
     await create_topics(settings)
-    start_ms = time.time_ns() // 1_000_000 - count * 1000 // 5_000 - 5_000
+    start_ms = time.time_ns() // 1_000_000 - count * 1000 // rate - 5_000
+    topic = settings.calls.topics[0]
     size = 0
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka.brokers, compression_type="lz4", max_batch_size=_BATCH_BYTES
@@ -91,38 +93,40 @@ async def prepare(settings: Settings, count: int) -> float:
     try:
         waiting: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
         sent: list[asyncio.Future[object]] = []
-        for number, value in enumerate(calls(count, start_ms)):
+        for number, value in enumerate(calls(count, start_ms, rate)):
             size += len(value)
             mine = waiting[number % PARTITIONS]
             mine.append(value)
             if len(mine) == PRODUCED_TOGETHER:
-                sent.append(await _send(producer, mine, number % PARTITIONS))
+                sent.append(await _send(producer, mine, topic, number % PARTITIONS))
                 if len(sent) >= 200:
                     await asyncio.gather(*sent)
                     sent.clear()
         for partition, mine in enumerate(waiting):
             if mine:
-                sent.append(await _send(producer, mine, partition))
+                sent.append(await _send(producer, mine, topic, partition))
         await asyncio.gather(*sent)
     finally:
         await producer.stop()
     return size / count
 
 
-async def _send(producer: AIOKafkaProducer, values: list[bytes], partition: int) -> asyncio.Future[object]:
+async def _send(
+    producer: AIOKafkaProducer, values: list[bytes], topic: str, partition: int
+) -> asyncio.Future[object]:
     batch = producer.create_batch()
     for value in values:
         if batch.append(key=None, value=value, timestamp=None) is None:
             raise RuntimeError("a batch of the bench does not fit into a request")
     values.clear()
-    sent: asyncio.Future[object] = await producer.send_batch(batch, TOPIC, partition=partition)
+    sent: asyncio.Future[object] = await producer.send_batch(batch, topic, partition=partition)
     return sent
 
 
 async def raw(settings: Settings, count: int) -> Run:
     """`getmany` until every call was read, and nothing else."""
     consumer = new_consumer(settings, None, "bench-raw")
-    partitions = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+    partitions = [TopicPartition(settings.calls.topics[0], number) for number in range(PARTITIONS)]
     await consumer.start()
     try:
         consumer.assign(partitions)

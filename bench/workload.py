@@ -20,7 +20,7 @@ from streams.spend import BatchPricer
 
 PARTITIONS = 6
 CALLS_PER_SECOND = 5_000
-"""Calls per second of event time, over all partitions."""
+"""Calls per second of event time, over all partitions, unless a step asks for another rate."""
 DISORDER_MS = 300
 USERS = 20_000
 FEATURES = [f"feature-{number:02d}" for number in range(20)]
@@ -91,18 +91,18 @@ def config() -> IngestConfig:
     return IngestConfig()
 
 
-def calls(count: int, start_ms: int, seed: int = 7) -> Iterator[bytes]:
+def calls(count: int, start_ms: int, rate: int = CALLS_PER_SECOND, seed: int = 7) -> Iterator[bytes]:
     """Calls in order of arrival: one half as a Python client writes them, one half as a compact encoder does.
 
     The first has blanks after separators and times in microseconds with the offset +00:00, the second neither and
-    times in milliseconds with Z. Event time advances by 1 s in 5,000 calls, up to 300 ms out of order.
+    times in milliseconds with Z. Event time advances by 1 s in `rate` calls, up to 300 ms out of order.
     """
     random = np.random.default_rng(seed)
     block = 20_000
     weights = np.cumsum(1 / np.arange(11, 11 + USERS) ** 0.9)
     for first in range(0, count, block):
         size = min(block, count - first)
-        at = start_ms + (np.arange(first, first + size) * 1000) // CALLS_PER_SECOND
+        at = start_ms + (np.arange(first, first + size) * 1000) // rate
         at = at - random.integers(0, DISORDER_MS, size)
         latency = random.lognormal(7.2, 0.8, size)
         columns = zip(
@@ -156,12 +156,12 @@ def records(values: list[bytes], partition: int, first_offset: int, broker_ms: i
     )
 
 
-def batches(count: int, size: int, start_ms: int) -> list[Records]:
+def batches(count: int, size: int, start_ms: int, rate: int = CALLS_PER_SECOND) -> list[Records]:
     """The calls cut as a consumer that has to catch up gets them: a whole batch of one partition at a time."""
     partitions: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
-    for number, value in enumerate(calls(count, start_ms)):
+    for number, value in enumerate(calls(count, start_ms, rate)):
         partitions[number % PARTITIONS].append(value)
-    broker_ms = start_ms + count * 1000 // CALLS_PER_SECOND
+    broker_ms = start_ms + count * 1000 // rate
     return [
         records(mine[first : first + size], partition, first, broker_ms)
         for first in range(0, count // PARTITIONS + 1, size)

@@ -62,7 +62,9 @@ class CallFile:
 
     @property
     def position(self) -> int:
-        """Bytes of the file read so far."""
+        """Bytes of the file read so far; all of them once it is closed."""
+        if self._raw.closed:
+            return self.size or 0
         return 0 if self.name == "-" else self._raw.tell()
 
     def batches(self) -> Iterator[Records]:

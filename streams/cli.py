@@ -75,7 +75,9 @@ def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
 @click.option(
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
 )
-@click.option("--ready", is_flag=True, help="Ask whether it is ready to alert, and not only whether it goes on.")
+@click.option(
+    "--ready", is_flag=True, help="Ask whether it is ready to alert, and not only whether it goes on."
+)
 def health(config: Path | None, *, ready: bool) -> None:
     """Ask a worker whether it is well.
 
@@ -244,7 +246,9 @@ def rules() -> None:
 
 
 @rules.command("log")
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml).")
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
+)
 def rules_log(config: Path | None) -> None:
     """Show every rule set that was in force, and from when."""
     from streams.rules_command import print_rules_log
@@ -254,7 +258,9 @@ def rules_log(config: Path | None) -> None:
 
 
 @rules.command("activate")
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml).")
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (tocsin.yaml)."
+)
 def rules_activate(config: Path | None) -> None:
     """Put the rule files of the settings in force, even where later ones replaced them."""
     from streams.rules_command import activate_rules

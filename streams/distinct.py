@@ -58,7 +58,7 @@ def estimates(rows: int, keys: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _sigma(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """x + the sum of x^(2^k) 2^(k-1) for k from 1, for x < 1 (Ertl, equation 13)."""
+    """Sigma of Ertl, equation 13: x + the sum of x^(2^k) 2^(k-1) for k from 1; for x < 1."""
     total, factor = x, 1.0
     while True:
         x = x * x
@@ -69,7 +69,7 @@ def _sigma(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _tau(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A third of 1 - x - the sum of (1 - x^(2^-k))^2 2^-k for k from 1 (Ertl, equation 24)."""
+    """Tau of Ertl, equation 24: a third of 1 - x - the sum of (1 - x^(2^-k))^2 2^-k for k from 1."""
     total, factor = 1 - x, 1.0
     while True:
         x = np.sqrt(x)

@@ -367,7 +367,10 @@ class Ingest:
             )
             state.engine.add("rejected", np.where(known == UNKNOWN, UNKNOWN, pane_start(known, width)))
         if earlier == UNKNOWN and len(high):
-            state.engine.release(int(pane_start(high[:1], width)[0]))
+            start = int(pane_start(high[:1], width)[0])
+            state.engine.release(start)
+            if UNKNOWN in state.first:
+                state.first[start] = state.first.pop(UNKNOWN)
 
     def _book_late(self, state: _SourceState, batch: Batch) -> None:
         """Keep the spend of late calls: one entry per call and view that sums spend, under the call's own offset."""

@@ -101,7 +101,7 @@ class Notify:
         self._last.clear()
 
         def is_settled(each: Notification) -> bool:
-            # Also what came before the last that this receiver was told: he may have been added to the alert after it.
+            # Also what came before the last that this receiver was told: it may be the first it was told.
             key = each.transition.alert_id, each.receiver
             return each.id in self._settled or place[each.transition.id] < last.get(key, -1)
 
@@ -109,6 +109,13 @@ class Notify:
         for each in net.to_send:
             self._expect(each)
         return net.to_send, net.to_log
+
+    def hold(self, transition: Transition) -> bool:
+        """Have transitions wait again until `caught_up`, from this one on; False where it has been seen before."""
+        if transition.id in self._seen:
+            return False
+        self._waiting = [] if self._waiting is None else self._waiting
+        return True
 
     @property
     def is_waiting(self) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from notifiers.delivery import Delivered, GaveUp, Result
 from notifiers.notification import Notification
 from notifiers.routing import Route
+from rules.quantities import MINUTE, SECOND
 from streams import alert_record, notify
 from streams.alert_record import AlertRecordError
 from streams.builtin import BuiltinAlerts, Condition, Deliveries
@@ -20,6 +21,12 @@ from streams.records import Records, Source
 from streams.settings import Settings
 
 _log: Final = logging.getLogger(__name__)
+
+HISTORY_MS: Final = 10 * MINUTE
+"""A transition that was published this long after its tick tells of the past: evaluate makes up for a downtime."""
+QUIET_MS: Final = 10 * SECOND
+LONGEST_MS: Final = 2 * MINUTE
+"""What tells of the past waits until no more of it has come for `QUIET_MS`; then only the outcome is sent."""
 
 
 class NotifyStage:
@@ -48,6 +55,8 @@ class NotifyStage:
         self.deliveries = Deliveries()
         self._conditions = conditions
         self._builtin = BuiltinAlerts()
+        self._is_history = False
+        self._quiet_from_ms = self._longest_ms = 0
 
     def read_log(self, values: Iterable[bytes | None]) -> None:
         """Start anew from the notification log."""
@@ -76,7 +85,8 @@ class NotifyStage:
         """Decide about transitions."""
         deliver: list[Notification] = []
         logged: list[Notification] = []
-        for offset, value in zip(records.offsets.tolist(), records.values, strict=True):
+        columns = records.offsets.tolist(), records.times_ms.tolist(), records.values
+        for offset, published_ms, value in zip(*columns, strict=True):
             try:
                 transition = alert_record.decode(value or b"")
             except AlertRecordError as error:
@@ -84,6 +94,8 @@ class NotifyStage:
                 _log.error("%s, offset %d: %s: passed over", records.source, offset, error)
                 continue
             self._builtin.learn(transition)
+            if published_ms - transition.at_ms > HISTORY_MS and self._notify.hold(transition):
+                self._is_history = True
             to_send, to_log = self._notify.take(transition)
             deliver += to_send
             logged += to_log
@@ -92,17 +104,25 @@ class NotifyStage:
     def flush(self, clock: Clock) -> Effects:
         """Once everything that is kept has been read, say what is left to say; from then on, built-in alerts."""
         if self._notify.is_waiting:
-            if not clock.caught_up:
+            if not clock.caught_up or self._holds(clock.wall_ms):
                 return Effects()
             deliver, logged = self._notify.caught_up()
             return Effects([self._logged(each) for each in logged], deliver=deliver)
         made = self._builtin.step(self._conditions(clock.wall_ms), clock.wall_ms)
         return Effects(
-            [
-                Outgoing(self._alerts_topic, alert_record.encode(each), each.id.encode(), 0)
-                for each in made
-            ]
+            [Outgoing(self._alerts_topic, alert_record.encode(each), each.id.encode(), 0) for each in made]
         )
+
+    def _holds(self, now_ms: int) -> bool:
+        """Whether more of the past may come."""
+        if self._is_history:
+            self._is_history = False
+            self._quiet_from_ms = now_ms + QUIET_MS
+            self._longest_ms = self._longest_ms or now_ms + LONGEST_MS
+        if now_ms < min(self._quiet_from_ms, self._longest_ms):
+            return True
+        self._longest_ms = 0
+        return False
 
     def settled(self, notification: Notification, result: Result, at_ms: int) -> Outgoing:
         """The log's record of a delivery that ended, which also tells whether the receiver fails."""

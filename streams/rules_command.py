@@ -16,7 +16,9 @@ from streams.topics import create_topics
 
 async def print_rules_log(settings: Settings) -> None:
     """One line per rule set: from when it holds, when it was published, its hash, rules and files; newest last."""
-    consumer = await start_client(lambda: new_consumer(settings, None, "tocsin-rules"), settings, asyncio.Event())
+    consumer = await start_client(
+        lambda: new_consumer(settings, None, "tocsin-rules"), settings, asyncio.Event()
+    )
     if consumer is None:  # only when stopping, which nobody can here
         return
     try:

@@ -79,7 +79,11 @@ def _listen(value: object) -> object:
     # A file that is read by another YAML reader may say "off" as false.
     if value is False or value == "off":
         return "off"
-    if not isinstance(value, str) or not _ADDRESS.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 65_536:
+    if (
+        not isinstance(value, str)
+        or not _ADDRESS.fullmatch(value)
+        or not 0 < int(value.rpartition(":")[2]) < 65_536
+    ):
         raise ValueError("write HOST:PORT, such as 127.0.0.1:8780, or off")
     return value
 

@@ -154,7 +154,9 @@ def _heartbeat_url(settings: Settings, environ: Mapping[str, str], problems: lis
     url = environ.get(name, "").strip()
     if safe_url(url) is None:
         cause = "is not set" if not url else "holds no http or https URL"
-        problems.append(Problem("settings", 0, 0, f"heartbeat.url_env: the environment variable {name} {cause}"))
+        problems.append(
+            Problem("settings", 0, 0, f"heartbeat.url_env: the environment variable {name} {cause}")
+        )
     return url
 
 

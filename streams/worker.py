@@ -35,11 +35,11 @@ from streams.watching import watching
 
 _log: Final = logging.getLogger(__name__)
 
-FLUSH_SECONDS: Final = 3.0
+FLUSH_SECONDS: Final = 2.0
 """How long the last flush of a stage may take."""
 DELIVERY_SECONDS: Final = 1.5
 """How long a stopping notifier waits for answers: a message whose answer nobody heard is sent again."""
-STOP_SECONDS: Final = 4.5
+STOP_SECONDS: Final = 4.0
 """How long everything may take between a signal and the end."""
 
 
@@ -302,9 +302,7 @@ class RulesService(Service):
             for name in await create_topics(settings):
                 _log.info("created topic %s", name)
             problems: list[str] = []
-            self._agreed = await agree_on_rules(
-                self._setup, consumer, producer, wall_ms(), problems=problems
-            )
+            self._agreed = await agree_on_rules(self._setup, consumer, producer, wall_ms(), problems=problems)
             self.problems = tuple(problems)
         finally:
             await stop_client(consumer)

@@ -409,7 +409,7 @@ async def test_worker_says_what_it_starts_with_and_ends_within_five_seconds(
     assert " ERROR " not in said
 
 
-async def test_worker_that_loses_its_broker_ends_with_a_reason_and_within_its_patience(
+async def test_worker_whose_broker_went_away_still_ends_when_it_is_told_to(
     tmp_path: Path,
 ) -> None:
     async with new_engine(tmp_path, "", rules=["alerts.yaml"]) as engine:
@@ -420,7 +420,7 @@ async def test_worker_that_loses_its_broker_ends_with_a_reason_and_within_its_pa
             await engine.__aenter__()
             worker = await engine.running()
         # SIGTERM while the broker is away: nothing can be flushed, and that must not hold the end up.
-        assert await worker.terminate(5) == 0
+        assert await worker.terminate(10) == 0
 
 
 async def test_topic_with_the_wrong_number_of_partitions_is_refused_with_what_to_do(

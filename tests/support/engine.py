@@ -74,7 +74,7 @@ class Worker:
         )
         assert text in self.log, self.log
 
-    async def terminate(self, seconds: float = 5.0) -> int:
+    async def terminate(self, seconds: float = 20.0) -> int:
         """SIGTERM, and the exit code; an end that takes longer fails the test."""
         self.process.terminate()
         async with asyncio.timeout(seconds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -268,6 +268,12 @@ class Evaluate:
 
     def _seal(self, state: _SourceState, seal: Seal) -> None:
         """Take a source's seal: forget versions that can no longer change, book its lag, move the watermark."""
+        if state.seal is not None:
+            # What a worker publishes that was stopped for a while says nothing of now: its source is not silent.
+            wall_ms = max(seal.wall_ms, state.seal.wall_ms)
+            seal = replace(
+                seal, wall_ms=wall_ms, watermark_ms=max(seal.watermark_ms, state.seal.watermark_ms)
+            )
         state.seal = seal
         for key in [key for key in state.held if key[1] + PANE_MS <= seal.frontier_ms]:
             del state.held[key]

@@ -201,7 +201,7 @@ def test_a_snapshot_that_would_unpack_to_more_than_a_state_is_not_unpacked(
     monkeypatch.setattr(snapshot, "LARGEST_BYTES", 1 << 20)
     chunks = chunk_entries(b"\0" * (8 << 20), 7, "g")
     manifest = manifest_entry(chunks, 0, 7, "g")
-    snapshots = Snapshots(0, {each.key: each.value or b"" for each in (*chunks, manifest)})
+    snapshots = Snapshots(0, {each.key: each.value or b"" for each in (*chunks, manifest)}, "g")
     assert snapshots.newest() is None
     [problem] = snapshots.problems
     assert "larger than 1,048,576 bytes" in problem
@@ -211,14 +211,14 @@ def test_a_snapshot_without_its_size_is_not_unpacked() -> None:
     packed = zstandard.ZstdCompressor(write_content_size=False).compress(b"state")
     chunks = [snapshot.Entry(b"chunk/00000000000000000007/g/000000", packed)]
     manifest = manifest_entry(chunks, 0, 7, "g")
-    snapshots = Snapshots(0, {each.key: each.value or b"" for each in (*chunks, manifest)})
+    snapshots = Snapshots(0, {each.key: each.value or b"" for each in (*chunks, manifest)}, "g")
     assert snapshots.newest() is None
     assert "does not say how large it is" in snapshots.problems[0]
 
 
 def test_a_manifest_with_a_trillion_chunks_is_refused() -> None:
     forged = Manifest(shard=0, offset=7, generation="g", chunks=10**12, size=1, sha256="")
-    snapshots = Snapshots(0, {b"manifest/00000000000000000007/g": msgspec.json.encode(forged)})
+    snapshots = Snapshots(0, {b"manifest/00000000000000000007/g": msgspec.json.encode(forged)}, "g")
     assert snapshots.newest() is None
     assert f"({MOST_CHUNKS:,})" in snapshots.problems[0]
 
@@ -231,7 +231,7 @@ def test_foreign_keys_in_the_snapshots_topic_are_neither_read_nor_removed() -> N
         b"\xff": b"",
         b"manifest/00000000000000000009/\xff": b"",
     }
-    snapshots = Snapshots(0, foreign)
+    snapshots = Snapshots(0, foreign, "g")
     assert snapshots.newest() is None
     assert snapshots.problems == []
     for offset in range(1, 6):

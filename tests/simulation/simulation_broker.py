@@ -75,6 +75,15 @@ class Broker:
         """Every value of a partition."""
         return [value for _, value, _ in self.log(place)]
 
+    def compacted(self, place: Place, rng: random.Random) -> Sequence[bytes | None]:
+        """Values of a compacted partition, of which the cleaner has come as far as it happens to."""
+        log = self.log(place)
+        cleaned = rng.choice((0, len(log) // 2, len(log)))
+        newest = {key: offset for offset, (key, _, _) in enumerate(log[:cleaned])}
+        return [
+            value for offset, (key, value, _) in enumerate(log) if offset >= cleaned or newest[key] == offset
+        ]
+
     def live(self, place: Place) -> dict[bytes, bytes]:
         """The newest value of each key, as a compacted topic has it; removed ones are left out."""
         live: dict[bytes, bytes] = {}

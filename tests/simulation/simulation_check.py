@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import simulation_traffic as sim
+from simulation_loop import Sent
 from simulation_oracle import (
     Epochs,
     OracleRule,
@@ -23,7 +24,7 @@ from simulation_oracle import (
     transitions_of_calls,
 )
 from simulation_records import ChunkRead, read_alert, read_chunk
-from simulation_world import World
+from simulation_world import FENCED_OUTBOX, World
 
 _SLOW = {"for_ms": 2_000, "keep": 3_000, "min_calls": 8}
 _RULES = {
@@ -64,7 +65,7 @@ class Report:
 
 def check(world: World) -> Report:
     """Every promise, on the logs of a run that has ended."""
-    report = Report()
+    report = Report(problems=list(world.problems))
     traffic = world.traffic
     epochs = Epochs(
         tuple(map(_oracle_rule, traffic.first)), tuple(map(_oracle_rule, traffic.second)), traffic.boundary_ms
@@ -232,6 +233,7 @@ def _check_notifications(
             expected_notification_id(notification.transition.id, notification.receiver),
         )
     known = {name for name, _, _ in alerts}
+    overlap: list[str] = []
     settled: dict[str, list[dict[str, Any]]] = {}
     for entries in log.values():
         for _, record in entries:
@@ -239,6 +241,8 @@ def _check_notifications(
     report.equal("transitions in the log", set(settled), known)
     for name, entries in log.items():
         outcomes = {record["outcome"] for _, record in entries}
+        if "sent" in outcomes and entries[-1][1]["outcome"] != "sent":
+            overlap.append(f"what was sent is forgotten once the log is compacted: {entries[-1][1]}")
         if "sent" in outcomes and name not in sent:
             report.problems.append(f"logged as sent, and nobody has it: {entries[0][1]}")
     for name, deliveries in sent.items():
@@ -246,7 +250,11 @@ def _check_notifications(
             report.problems.append(f"sent, and not logged: {deliveries[0]}")
         _check_repeats(report, deliveries, log.get(name, []))
     report.count("messages", len(sent))
-    _check_last_word(report, alerts, sent, settled)
+    overlap += _last_words(report, alerts, world.inbox)
+    if FENCED_OUTBOX or not (world.faults["pause"] or world.faults["notifier moved"]):
+        report.problems += overlap
+    else:
+        report.count("limit: two notifiers at once, and a wrong last word or log", len(overlap))
 
 
 def _check_repeats(report: Report, deliveries: list[Any], logged: list[tuple[int, dict[str, Any]]]) -> None:
@@ -261,25 +269,32 @@ def _check_repeats(report: Report, deliveries: list[Any], logged: list[tuple[int
             report.problems.append(f"sent again although the log had it: {later}")
 
 
-def _check_last_word(
-    report: Report,
-    alerts: list[tuple[str, Seen, dict[str, Any]]],
-    sent: dict[str, list[Any]],
-    settled: dict[str, list[dict[str, Any]]],
-) -> None:
-    """Of each alert the last transition that notifies has reached whoever it is for, or told them nothing new."""
-    last: dict[tuple[str, tuple[str, ...]], tuple[str, Seen]] = {}
-    for name, seen, _ in alerts:
-        firing = seen.after == "firing"
-        if firing or seen.before == "firing":
-            last[seen.rule, seen.series] = (name, seen)
+def _last_words(
+    report: Report, alerts: list[tuple[str, Seen, dict[str, Any]]], inbox: list[Sent]
+) -> Iterator[str]:
+    """Receivers to whom the newest that they were told of an alert is not how it stands."""
+    last: dict[str, tuple[str, Seen]] = {}
+    for _, seen, record in alerts:
+        if "firing" in {seen.after, seen.before}:
+            last[f"{seen.rule} {sorted(record['series'].items())}"] = (seen.after, seen)
             report.count("transitions that notify", 1)
-    for name, seen in last.values():
-        for receiver in _RECEIVERS[seen.severity]:
-            own = expected_notification_id(name, receiver)
-            reasons = {record["reason"] for record in settled.get(name, []) if record["receiver"] == receiver}
-            if own not in sent and not reasons & {
-                "not notified: nothing changed",
-                "not notified: began and ended before it could be sent",
-            }:
-                report.problems.append(f"{receiver} was not told of {seen}: {reasons}")
+    told: dict[tuple[str, str], list[Any]] = {}
+    for each in inbox:
+        now = each.notification.transition
+        key = f"{now.group}/{now.alert} {sorted(dict(now.series).items())}"
+        told.setdefault((key, each.notification.receiver), []).append(now)
+    for name, (state, seen) in last.items():
+        for receiver in ("pager", "inbox"):
+            newest = max(told.get((name, receiver), []), key=lambda each: each.at_ms, default=None)
+            if newest is None:
+                if state == "firing" and receiver in _RECEIVERS[seen.severity]:
+                    yield f"{receiver} was never told of {seen}"
+            elif state == "resolved":
+                if str(newest.to_state) != "resolved":
+                    yield f"{receiver} was not told of the end of {seen}"
+            elif (newest.at_ms, str(newest.to_state)) != (seen.at, "firing") and (
+                receiver in _RECEIVERS[seen.severity]
+            ):
+                same = (str(newest.to_state), str(newest.severity), newest.episode_ms)
+                if same != ("firing", seen.severity, seen.episode):
+                    yield f"{receiver} was last told otherwise than {seen}"

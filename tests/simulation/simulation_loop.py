@@ -47,6 +47,8 @@ class StageLoop:
     chances: Chances
     idle_proof: bool = True
     before_assign: Callable[[Sequence[int]], None] = lambda _: None
+    after_revoke: Callable[[], None] = lambda: None
+    after_assign: Callable[[Place, int | None], None] = lambda _place, _offset: None
     deliver: Callable[[Notification], None] = lambda _: None
     sources: dict[Place, Source] = field(default_factory=dict)
     positions: dict[Place, int] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class StageLoop:
         for place in new:
             source = Source(*place, TOPIC_ID)
             offset = self.stage.assign(source, Start(committed[place], 0))
+            self.after_assign(place, offset)
             self.positions[place] = 0 if offset is None else offset
             self.sources[place] = source
             self.stable.pop(place, None)
@@ -120,6 +123,7 @@ class StageLoop:
         for source in self.sources.values():
             self.stage.revoke(source)
         self.sources.clear()
+        self.after_revoke()
 
     def _fetch(self) -> list[tuple[Place, int, list[Any]]]:
         fetched = []
@@ -275,6 +279,17 @@ class Outbox:
     queue: list[tuple[Notification, int]] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
     log_read: int = 0
+    fenced: bool = False
+    owns: Callable[[], bool] = lambda: True
+    accepted: Notification | None = None
+
+    def let_go(self) -> None:
+        """The partition is another's: drop what waits; what a receiver has accepted is logged before it is given up."""
+        if self.accepted is not None:
+            self._log(self.accepted)
+            self.accepted = None
+        self.queue.clear()
+        self.waiting.clear()
 
     def put(self, notification: Notification) -> None:
         if notification.id not in self.waiting:
@@ -283,7 +298,7 @@ class Outbox:
 
     def read_log(self) -> None:
         place = (self.log_topic, 0)
-        self.stage.read_log(self.broker.values(place))
+        self.stage.read_log(self.broker.compacted(place, self.rng))
         self.log_read = self.broker.end(place)
 
     def run(self) -> Steps:
@@ -293,15 +308,27 @@ class Outbox:
                 continue
             notification, log_read = self.queue[0]
             while True:
+                if self.fenced and not self.owns():
+                    break
+                self.accepted = notification
                 self.inbox.append(
                     Sent(self.broker.now_ms, self.worker, self.incarnation, log_read, notification)
                 )
                 if self.rng.random() >= self.chances.lost_answer:
                     break
                 yield "delivered, answer lost"
+            if self.accepted is None:
+                self.let_go()
+                continue
             yield "delivery accepted, not logged"
-            record = self.stage.settled(notification, Delivered("receipt"), self.broker.now_ms)
-            self.broker.append((record.topic, record.partition or 0), record.key, record.value)
-            yield "delivery logged"
+            if self.accepted is None:
+                continue
+            self._log(notification)
+            self.accepted = None
             self.waiting.discard(notification.id)
-            self.queue.pop(0)
+            del self.queue[:1]
+            yield "delivery logged"
+
+    def _log(self, notification: Notification) -> None:
+        record = self.stage.settled(notification, Delivered("receipt"), self.broker.now_ms)
+        self.broker.append((record.topic, record.partition or 0), record.key, record.value)

@@ -544,7 +544,10 @@ class PanesFold:
             return
         source.version = chunk.version
         source.sealed = chunk.seal["frontier_ms"]
-        source.watermark, source.wall = chunk.seal["watermark_ms"], chunk.seal["wall_ms"]
+        # A worker that was stopped for a while publishes an old clock: neither goes back.
+        source.wall = max(source.wall, chunk.seal["wall_ms"])
+        reported = chunk.seal["watermark_ms"]
+        source.watermark = reported if source.watermark is None else max(source.watermark, reported)
         source.sources = chunk.seal["sources"]
         self._advance()
 

@@ -11,19 +11,9 @@ from typing import Any
 
 import simulation_traffic as sim
 from simulation_loop import Sent
-from simulation_oracle import (
-    Epochs,
-    OracleRule,
-    Panes,
-    PanesFold,
-    Seen,
-    Ticks,
-    expected_id,
-    expected_notification_id,
-    panes_of,
-    transitions_of_calls,
-)
+from simulation_oracle import Epochs, OracleRule, Panes, expected_id, expected_notification_id, panes_of
 from simulation_records import ChunkRead, read_alert, read_chunk
+from simulation_ticks import PanesFold, Seen, Ticks, transitions_of_calls
 from simulation_world import FENCED_OUTBOX, World
 
 _SLOW = {"for_ms": 2_000, "keep": 3_000, "min_calls": 8}
@@ -250,6 +240,7 @@ def _check_notifications(
             report.problems.append(f"sent, and not logged: {deliveries[0]}")
         _check_repeats(report, deliveries, log.get(name, []))
     report.count("messages", len(sent))
+    _check_writers(report, world, log)
     overlap += _last_words(report, alerts, world.inbox)
     if FENCED_OUTBOX or not (world.faults["pause"] or world.faults["notifier moved"]):
         report.problems += overlap
@@ -257,15 +248,28 @@ def _check_notifications(
         report.count("limit: two notifiers at once, and a wrong last word or log", len(overlap))
 
 
+def _check_writers(report: Report, world: World, log: dict[str, list[tuple[int, dict[str, Any]]]]) -> None:
+    """One who has read the log writes nothing about what stands there, and nothing twice but as a retry."""
+    for entries in log.values():
+        first = entries[0][0]
+        for offset, record in entries[1:]:
+            writer = world.log_writers[offset]
+            if writer[2][0] > first:
+                report.problems.append(f"logged again although the log had it: {record}")
+            for earlier, before in entries:
+                if earlier < offset and world.log_writers[earlier] == writer and before != record:
+                    report.problems.append(f"one notifier settled it twice: {before} and {record}")
+
+
 def _check_repeats(report: Report, deliveries: list[Any], logged: list[tuple[int, dict[str, Any]]]) -> None:
     """A message is repeated under its own id only by one who had read the log before it was there."""
     first_logged = min((offset for offset, _ in logged), default=0)
     for earlier, later in pairwise(deliveries):
         report.count("messages repeated", 1)
-        senders = [(each.worker, each.incarnation, each.log_read) for each in (earlier, later)]
+        senders = [(each.worker, each.incarnation, each.read) for each in (earlier, later)]
         if senders[0] == senders[1]:
             report.count("messages repeated after a lost answer", 1)
-        elif later.log_read > first_logged:
+        elif later.read[0] > first_logged:
             report.problems.append(f"sent again although the log had it: {later}")
 
 
@@ -285,7 +289,11 @@ def _last_words(
         told.setdefault((key, each.notification.receiver), []).append(now)
     for name, (state, seen) in last.items():
         for receiver in ("pager", "inbox"):
-            newest = max(told.get((name, receiver), []), key=lambda each: each.at_ms, default=None)
+            newest = max(
+                told.get((name, receiver), []),
+                key=lambda each: (each.at_ms, str(each.to_state) == "resolved"),
+                default=None,
+            )
             if newest is None:
                 if state == "firing" and receiver in _RECEIVERS[seen.severity]:
                     yield f"{receiver} was never told of {seen}"

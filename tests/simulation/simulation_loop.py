@@ -20,6 +20,8 @@ Steps = Iterator[str]
 """Names of effect boundaries, in order; an empty name is a wait without one."""
 
 WAIT = ""
+Read = tuple[int, int]
+"""How far the notification log was when it was read, and how often it had been read by then."""
 TOPIC_ID = "id-of-topic"
 
 
@@ -47,6 +49,7 @@ class StageLoop:
     chances: Chances
     idle_proof: bool = True
     before_assign: Callable[[Sequence[int]], None] = lambda _: None
+    appended: Callable[[str, int], None] = lambda _topic, _offset: None
     after_revoke: Callable[[], None] = lambda: None
     after_assign: Callable[[Place, int | None], None] = lambda _place, _offset: None
     deliver: Callable[[Notification], None] = lambda _: None
@@ -200,7 +203,7 @@ class StageLoop:
         return [next(heads[partition]) for partition in turns]
 
     def _append(self, each: Outgoing) -> None:
-        self.broker.append((each.topic, each.partition or 0), each.key, each.value)
+        self.appended(each.topic, self.broker.append((each.topic, each.partition or 0), each.key, each.value))
 
     def _commit(self, commit: Any) -> None:
         place_of = {source: place for place, source in self.sources.items()}
@@ -260,7 +263,7 @@ class Sent:
     at_ms: int
     worker: int
     incarnation: int
-    log_read: int
+    read: Read
     notification: Notification
 
 
@@ -276,17 +279,18 @@ class Outbox:
     log_topic: str
     rng: random.Random
     chances: Chances
-    queue: list[tuple[Notification, int]] = field(default_factory=list)
+    queue: list[tuple[Notification, Read]] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
-    log_read: int = 0
+    read: Read = (0, 0)
+    wrote: Callable[[int, Read], None] = lambda _offset, _read: None
     fenced: bool = False
     owns: Callable[[], bool] = lambda: True
-    accepted: Notification | None = None
+    accepted: tuple[Notification, Read] | None = None
 
     def let_go(self) -> None:
         """The partition is another's: drop what waits; what a receiver has accepted is logged before it is given up."""
         if self.accepted is not None:
-            self._log(self.accepted)
+            self._log(*self.accepted)
             self.accepted = None
         self.queue.clear()
         self.waiting.clear()
@@ -294,26 +298,24 @@ class Outbox:
     def put(self, notification: Notification) -> None:
         if notification.id not in self.waiting:
             self.waiting.add(notification.id)
-            self.queue.append((notification, self.log_read))
+            self.queue.append((notification, self.read))
 
     def read_log(self) -> None:
         place = (self.log_topic, 0)
         self.stage.read_log(self.broker.compacted(place, self.rng))
-        self.log_read = self.broker.end(place)
+        self.read = (self.broker.end(place), self.read[1] + 1)
 
     def run(self) -> Steps:
         while True:
             if not self.queue:
                 yield WAIT
                 continue
-            notification, log_read = self.queue[0]
+            notification, read = self.queue[0]
             while True:
                 if self.fenced and not self.owns():
                     break
-                self.accepted = notification
-                self.inbox.append(
-                    Sent(self.broker.now_ms, self.worker, self.incarnation, log_read, notification)
-                )
+                self.accepted = (notification, read)
+                self.inbox.append(Sent(self.broker.now_ms, self.worker, self.incarnation, read, notification))
                 if self.rng.random() >= self.chances.lost_answer:
                     break
                 yield "delivered, answer lost"
@@ -323,12 +325,14 @@ class Outbox:
             yield "delivery accepted, not logged"
             if self.accepted is None:
                 continue
-            self._log(notification)
+            self._log(notification, read)
             self.accepted = None
             self.waiting.discard(notification.id)
             del self.queue[:1]
             yield "delivery logged"
 
-    def _log(self, notification: Notification) -> None:
+    def _log(self, notification: Notification, read: Read) -> None:
         record = self.stage.settled(notification, Delivered("receipt"), self.broker.now_ms)
-        self.broker.append((record.topic, record.partition or 0), record.key, record.value)
+        self.wrote(
+            self.broker.append((record.topic, record.partition or 0), record.key, record.value), log_read
+        )

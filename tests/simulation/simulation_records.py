@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from simulation_oracle import Content, Seen
+from simulation_oracle import Content
+from simulation_ticks import Seen
 
 
 @dataclass(frozen=True)

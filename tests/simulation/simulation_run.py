@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
 
+from simulation_boundaries import BOUNDARIES  # noqa: E402
 from simulation_check import check  # noqa: E402 - after the path that it needs
-from simulation_world import BOUNDARIES, World, small_snapshot_chunks  # noqa: E402
+from simulation_world import World, small_snapshot_chunks  # noqa: E402
 
 PER_TASK = 10
 SHOWN = 5

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import simulation_traffic as sim
+from simulation_boundaries import BOUNDARIES
 from simulation_broker import Broker, Group, Place
-from simulation_loop import WAIT, Chances, Outbox, Sent, StageLoop, Steps
+from simulation_loop import WAIT, Chances, Outbox, Read, Sent, StageLoop, Steps
 
 from notifiers.receivers import build_routes
 from streams import snapshot
@@ -27,57 +28,6 @@ WORKERS = (0, 1)
 SESSION_MS = 2_000
 STAGES = ("ingest", "evaluate", "notify")
 FAULTS = ("crash", "crash", "pause", "rebalance")
-BOUNDARIES = (
-    *(
-        f"ingest: {name}"
-        for name in (
-            "taking over: state read, commits not yet",
-            "taking over: commits read, not yet sought",
-            "records fetched, not taken",
-            "calls taken, rejected ones not published",
-            "between two rejected calls",
-            "rejected calls published",
-            "flushed, no chunk published",
-            "between two chunks",
-            "chunks published, not committed",
-            "committed",
-        )
-    ),
-    *(
-        f"evaluate: {name}"
-        for name in (
-            "taking over: state read, commits not yet",
-            "taking over: commits read, not yet sought",
-            "records fetched, not taken",
-            "panes taken, alerts not published",
-            "between two alerts",
-            "alerts published, nobody notified",
-            "snapshot taken, nothing published",
-            "between two snapshot chunks",
-            "snapshot chunks published, no manifest",
-            "manifest published, nothing removed",
-            "between two removals",
-            "removals published, not committed",
-            "committed",
-        )
-    ),
-    *(
-        f"notify: {name}"
-        for name in (
-            "taking over: state read, commits not yet",
-            "taking over: commits read, not yet sought",
-            "records fetched, not taken",
-            "alerts taken, nothing logged",
-            "between two log records",
-            "logged, not handed over",
-            "caught up, nothing logged",
-            "notification handed over, not sent",
-            "delivered, answer lost",
-            "delivery accepted, not logged",
-            "delivery logged",
-        )
-    ),
-)
 _WAITS = {"ingest": 1_500, "evaluate": 900, "notify": 700}
 FENCED_OUTBOX = False
 """Whether a notifier drops what waits once its partition is another's, and makes sure that it is not before it sends.
@@ -126,6 +76,8 @@ class World:
         self.broker = Broker()
         self.inbox: list[Sent] = []
         self.problems: list[str] = []
+        self.log_writers: dict[int, tuple[int, int, Read]] = {}
+        """Of each record of the notification log: worker, incarnation, and how it had read the log."""
         self.visited: Counter[str] = Counter()
         self.struck: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -360,6 +312,17 @@ class World:
             )
             for name in STAGES
         }
+        writer = (worker.number, worker.incarnation)
+
+        def wrote(offset: int, read: Read) -> None:
+            self.log_writers[offset] = (*writer, read)
+
+        def appended(topic: str, offset: int) -> None:
+            if topic == config.topics.notifications:
+                wrote(offset, outbox.read)
+
+        outbox.wrote = wrote
+        loops["notify"].appended = appended
         outbox.fenced = FENCED_OUTBOX
         outbox.owns = lambda: bool(loops["notify"].sources) and worker.number in loops["notify"].group.members
         if FENCED_OUTBOX:

@@ -1,9 +1,10 @@
 import pytest
 import simulation_traffic as sim
+from simulation_boundaries import BOUNDARIES
 from simulation_broker import Broker
 from simulation_oracle import bucket_of
 from simulation_run import run_seed
-from simulation_world import BOUNDARIES, World
+from simulation_world import World
 
 SEEDS = range(16)
 

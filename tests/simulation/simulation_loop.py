@@ -333,6 +333,4 @@ class Outbox:
 
     def _log(self, notification: Notification, read: Read) -> None:
         record = self.stage.settled(notification, Delivered("receipt"), self.broker.now_ms)
-        self.wrote(
-            self.broker.append((record.topic, record.partition or 0), record.key, record.value), log_read
-        )
+        self.wrote(self.broker.append((record.topic, record.partition or 0), record.key, record.value), read)

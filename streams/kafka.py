@@ -59,7 +59,7 @@ def new_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
         **connection_arguments(settings),
         client_id=client_id,
         acks="all",
-        compression_type="lz4",
+        compression_type="zstd",
         max_request_size=1_000_000,
         request_timeout_ms=10_000,
     )

@@ -69,7 +69,7 @@ def check(world: World) -> Report:
     chunks = {
         place[1]: [read_chunk(value or b"") for _, value, _ in log]
         for place, log in broker.topic(sim.PANES_TOPIC)
-        if place[1] in sim.used_shards()
+        if place[1] in traffic.shards
     }
     _check_panes(report, chunks.values(), panes, epochs)
     folds = {shard: _fold(log, epochs) for shard, log in chunks.items()}
@@ -185,7 +185,7 @@ def _check_against_calls(
 def _check_states(report: Report, world: World, folds: dict[int, PanesFold]) -> None:
     """Every alert that is not inactive stands where the oracle has it; each shard is owned once."""
     owned = [shard for worker in world.workers for shard in worker.loops["evaluate"].stage.shards.values()]
-    report.equal("shards", sorted(each.shard for each in owned), sorted(sim.used_shards()))
+    report.equal("shards", sorted(each.shard for each in owned), sorted(world.traffic.shards))
     found = {
         (rule.name, series): (str(alert.state), str(alert.severity), alert.episode_ms)
         for shard in owned

@@ -136,7 +136,7 @@ class StageLoop:
             log, position = self.broker.log(place), self.positions[place]
             if position > len(log):
                 raise AssertionError(f"{self.name} reads {place} beyond its end")
-            records = log[position : position + self.rng.choice((1, 12, 200, 200))]
+            records = log[position : position + self.rng.choice((3, 20, 200, 200, 200))]
             self.stable[place] = (len(log), self.broker.now_ms)
             self.positions[place] = position + len(records)
             if records:

@@ -92,8 +92,8 @@ class Ticks:
     def _totals(self, rule: OracleRule, tick: int) -> dict[tuple[str, ...], Content]:
         totals: dict[tuple[str, ...], Content] = {}
         of_view = self.cells.get(rule.view, {})
-        for start in range(tick - rule.window, tick, PANE):
-            for series, contents in of_view.get(start, {}).items():
+        for start in [start for start in of_view if tick - rule.window <= start < tick]:
+            for series, contents in of_view[start].items():
                 total = totals.setdefault(series, {})
                 for content in contents:
                     for name, value in content.items():

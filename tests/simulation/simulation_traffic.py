@@ -17,8 +17,8 @@ from streams.settings import Settings
 PARTITIONS = 3
 LATENESS_MS = 4_000
 SKEW_MS = 8_000
-FLUSH_MS = 3_500
-SNAPSHOT_MS = 3_000
+FLUSH_MS = 4_500
+SNAPSHOT_MS = 4_000
 CALLS_TOPIC, PANES_TOPIC, ALERTS_TOPIC = "llm.calls", "llm.panes", "llm.alerts"
 NOTIFICATIONS_TOPIC, SNAPSHOTS_TOPIC, REJECTED_TOPIC = (
     "llm.notifications",
@@ -67,12 +67,6 @@ def settings() -> Settings:
     )
 
 
-@lru_cache
-def used_shards() -> tuple[int, ...]:
-    """Shards that any series of any rule lies on."""
-    return tuple(sorted({rule.view.shard(()) for name in RULES for rule in rule_set((name,)).rules}))
-
-
 @dataclass
 class Traffic:
     """What arrives and when: arrival time, partition and value, in order of arrival."""
@@ -83,6 +77,12 @@ class Traffic:
     second: tuple[str, ...] = ()
     switch_ms: int | None = None
     boundary_ms: int | None = None
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """Shards that any series of any rule lies on; the others are not dealt out."""
+        rules = (rule for names in (self.first, self.second) if names for rule in rule_set(names).rules)
+        return tuple(sorted({rule.view.shard(()) for rule in rules}))
 
     def rule_log(self, *, changed: bool) -> RuleLog:
         """The rules log before or after the change: a second set that holds from the boundary on."""
@@ -116,7 +116,7 @@ def traffic(rng: random.Random) -> Traffic:
     made = Traffic(until_ms=BEGIN_MS + span + LATENESS_MS + 8_000)
     mood = _moods(rng, span)
     # Calls come in bursts: a pane costs the engine the same with one call in it as with twenty.
-    bursts = [second * 1_000 for second in range(span // 1_000) if rng.random() < 0.4] or [0]
+    bursts = [second * 1_000 for second in range(span // 1_000) if rng.random() < 0.28] or [0]
     for number in range(rng.randint(490, 530)):
         _add_call(made, rng, number, rng.choice(bursts) + rng.randrange(1_000), mood, disorder)
     if disorder.backfill:

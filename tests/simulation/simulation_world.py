@@ -28,7 +28,7 @@ WORKERS = (0, 1)
 SESSION_MS = 2_000
 STAGES = ("ingest", "evaluate", "notify")
 FAULTS = ("crash", "crash", "pause", "rebalance")
-_WAITS = {"ingest": 1_500, "evaluate": 900, "notify": 700}
+_WAITS = {"ingest": 3_000, "evaluate": 2_000, "notify": 900}
 FENCED_OUTBOX = False
 """Whether a notifier drops what waits once its partition is another's, and makes sure that it is not before it sends.
 
@@ -105,21 +105,21 @@ class World:
             self._at(sim.BEGIN_MS + self.rng.randint(3_000, 40_000), self._stop_broker)
         last = self.traffic.until_ms + 1_000
         self._force_crashes(last)
-        self._until(lambda: self.broker.now_ms >= last)
+        self._until(lambda: self.broker.now_ms >= last and self.broker.now_ms > self.broker.down_until_ms)
         self._drain()
 
     def _make_groups(self) -> None:
         config = sim.settings()
         places: dict[str, tuple[Place, ...]] = {
             "ingest": tuple((sim.CALLS_TOPIC, number) for number in range(sim.PARTITIONS)),
-            "evaluate": tuple((config.topics.panes, shard) for shard in sim.used_shards()),
+            "evaluate": tuple((config.topics.panes, shard) for shard in self.traffic.shards),
             "notify": ((config.topics.alerts, 0),),
         }
         self.broker.groups = {name: Group(name, places[name]) for name in STAGES}
 
     def _make_plan(self) -> None:
         """Faults by boundary: each strikes when its boundary has been met so many times more."""
-        for _ in range(self.rng.randint(6, 12)):
+        for _ in range(self.rng.randint(5, 9)):
             boundary = self.rng.choice(BOUNDARIES)
             turns = self.rng.randint(1, 300 if boundary in _COMMON else 12)
             self._plan.setdefault(boundary, []).append((turns, self.rng.choice(FAULTS)))
@@ -176,7 +176,7 @@ class World:
             return
         delay = int(self.rng.random() * 6)
         if boundary == WAIT:
-            delay += 40 if self._draining else _WAITS[thread.stage]
+            delay += 200 if self._draining else _WAITS[thread.stage]
         else:
             name = f"{thread.stage}: {boundary}"
             self.visited[name] += 1

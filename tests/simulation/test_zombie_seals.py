@@ -1,7 +1,10 @@
+import numpy as np
 from builders import SECOND, rule, rule_log
 
+from streams import shard_state
 from streams.chunk import Chunk, Seal
 from streams.evaluate import SILENT_MS, Evaluate
+from streams.panes import Block
 from streams.records import Source
 
 ONE, OTHER = Source("llm.calls", 0), Source("llm.calls", 1)
@@ -30,3 +33,22 @@ def test_what_a_source_has_reported_is_not_taken_back():
     shard.take(sealed(ONE, 5, BEGIN, BEGIN))
     shard.take(sealed(OTHER, 10, BEGIN + 10 * SECOND, BEGIN))
     assert shard.watermark_ms == BEGIN + 10 * SECOND
+
+
+def test_a_restored_shard_still_knows_which_version_of_an_open_pane_it_has():
+    counted = rule("Busy", above=2, window=10 * SECOND)
+    log = rule_log(counted)
+    view = counted.view
+
+    def holding(version: int, calls: int) -> Chunk:
+        columns = {field.name: np.array([calls], np.int64) for field in view.fields if field.kind == "count"}
+        block = Block(
+            view.hash, (("chat",),), np.zeros(1, np.int64), np.array([BEGIN], np.int64), columns, {}
+        )
+        return Chunk(ONE, 0, version, (block,))
+
+    shard = Evaluate(0, log)
+    shard.take(holding(10, 3))
+    again = Evaluate.restored(shard_state.decode(shard_state.encode(shard.state())), log)
+    again.take(holding(5, 1))
+    assert again.state() == shard.state()

@@ -16,7 +16,7 @@ from typing import Any
 import workload
 from harness import pin, print_table
 
-from streams import call, chunk, ingest, panes, series_table, spend
+from streams import block, call, chunk, ingest, needs, panes, position, series_table, spend
 from streams.event import FULL, decoder
 
 START_MS = 1_760_000_000_000
@@ -26,7 +26,7 @@ STEPS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("decode", call.Reader, ("read",)),
     ("check UTF-8", call, ("_not_utf8",)),
     ("times", call, ("_times",)),
-    ("dedupe", ingest, ("_repeated",)),
+    ("dedupe", ingest, ("repeated_rows",)),
     ("intern dimensions", call.Batch, ("codes",)),
     ("columns", call.Batch, ("column", "selection", "chosen")),
     ("price", spend.BatchPricer, ("__call__",)),
@@ -36,7 +36,7 @@ STEPS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("histograms", panes.ViewPanes, ("_record", "_compacted")),
     ("histograms", call.Batch, ("buckets",)),
     ("exemplars: choose", panes.ViewPanes, ("_show",)),
-    ("exemplars: describe", panes.Candidate, ("exemplar",)),
+    ("exemplars: describe", block.Candidate, ("exemplar",)),
     ("flush: blocks", panes.ViewPanes, ("_block",)),
     ("flush: cut", ingest, ("_by_shard", "split")),
     ("flush: encode", chunk, ("encode",)),
@@ -91,7 +91,7 @@ def once(batches: list[workload.Records]) -> int:
             since = 0
             for source in stage.sources:
                 for each in stage.flush(
-                    source, ingest.Idle(caught_up=False, wall_ms=START_MS, sources=6)
+                    source, position.Idle(caught_up=False, wall_ms=START_MS, sources=6)
                 ).chunks:
                     chunk.encode(each)
     return time.process_time_ns() - before
@@ -111,7 +111,7 @@ def decode_ns(values: list[bytes], decode: Callable[[bytes], object]) -> float:
 def calibration(count: int = 30_000) -> tuple[float, float]:
     """The known prices: ns to decode every field of a call, and the fields that the rules of the bench need."""
     values = list(workload.calls(count, START_MS))
-    lean = decoder(call.Needs.of(workload.rule_log().all_views()).fields)
+    lean = decoder(needs.Needs.of(workload.rule_log().all_views()).fields)
     return decode_ns(values, FULL.decode), decode_ns(values, lean.decode)
 
 

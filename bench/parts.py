@@ -12,13 +12,15 @@ from workload import batches, calls, config, pricing, rule_log, rule_set
 from rules.evaluator import RuleState, evaluate, thresholds
 from rules.rule import Rule
 from streams import chunk, histogram
+from streams.block import Block, Sparse
 from streams.call_files import CallFile
+from streams.content import contents
 from streams.histogram import BUCKETS
-from streams.ingest import Idle, Ingest
-from streams.panes import Block, Sparse
+from streams.ingest import Ingest
+from streams.position import Idle
 from streams.replaying import Replay
 from streams.rule_log import Epoch, RuleLog
-from streams.windows import ViewWindows, contents
+from streams.windows import ViewWindows
 
 START_MS = 1_760_000_000_000
 

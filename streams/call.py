@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.labels import LABEL_PREFIX, NONE, STANDARD_DIMENSIONS, Matcher
-from rules.view import FieldKind, Selection, View
-from streams.distinct import sketch_keys
-from streams.event import FIELDS, NO_CONTENT, NO_TOKENS, CallError, decoder, finish_reason
+from rules.labels import LABEL_PREFIX, NONE, Matcher
+from rules.view import Selection
+from streams.columns import attribute, known_sum, stored
+from streams.dictionary import SPELLINGS, Dictionary, label_text
+from streams.event import NO_CONTENT, NO_TOKENS, CallError, decoder
 from streams.histogram import bucket_index
+from streams.needs import Needs
 from streams.records import Records, Rejected
 from streams.times import UNKNOWN, parse_times
 
@@ -24,8 +25,6 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
-DIMENSION_CHARACTERS: Final = 200
-"""Longer dimension values are cut: they come from outside, and end up in series, records and messages."""
 ID_CHARACTERS: Final = 200
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 _DAY_MS: Final = 86_400_000
@@ -35,95 +34,6 @@ _SCORE_SCALE: Final = 1_000_000
 _RATE_SCALE: Final = 1_000
 _HIGHEST_RATE: Final = 1e12
 """Stored: a billion tokens per second, beyond which a sum of rates would not fit."""
-
-
-class Dictionary(dict[Any, int]):
-    """Codes of a dimension's values, in order of first sight. Reads like a dict; a new value gets the next code."""
-
-    def __init__(self, spelling: Callable[[Any], str] | None = None, absent: str = NONE) -> None:
-        super().__init__()
-        self._absent = absent
-        self.values_by_code: list[str] = []
-        self._by_text: dict[str, int] = {}
-        self._spelling = spelling
-        self._sketch: Ints = np.zeros(0, np.int64)
-        self._passing: dict[Matcher, Bools] = {}
-
-    def sketch_keys(self) -> Ints:
-        """int64 by code: the distinct-count key of each value."""
-        have = len(self._sketch)
-        if have < len(self.values_by_code):
-            self._sketch = np.concatenate((self._sketch, sketch_keys(self.values_by_code[have:])))
-        return self._sketch
-
-    def passing(self, matcher: Matcher) -> Bools:
-        """Which values pass a matcher: bool by code."""
-        found = self._passing.get(matcher)
-        have = 0 if found is None else len(found)
-        if found is None or have < len(self.values_by_code):
-            more = np.array([matcher.matches(text) for text in self.values_by_code[have:]], bool)
-            found = self._passing[matcher] = more if found is None else np.concatenate((found, more))
-        return found
-
-    def present(self) -> Bools:
-        """Every value but `<none>`: bool by code."""
-        return ~self.passing(_ABSENT)
-
-    def __missing__(self, value: Any) -> int:
-        text = (
-            self._absent
-            if value is None
-            else (self._spelling(value) if self._spelling else value)[:DIMENSION_CHARACTERS]
-        )
-        code = self._by_text.get(text)
-        if code is None:
-            code = self._by_text[text] = len(self.values_by_code)
-            self.values_by_code.append(text)
-        # A long value is looked up again each time: as a key it would be kept whole, and it may be a megabyte.
-        if not isinstance(value, str) or len(value) <= DIMENSION_CHARACTERS:
-            self[value] = code
-        return code
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a set of views reads of an event: fields, top-level label names."""
-
-    fields: frozenset[str] = frozenset()
-    labels: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, views: Iterable[View]) -> Needs:
-        """The needs of all views together."""
-        fields: set[str] = set()
-        labels: set[str] = set()
-        for view in views:
-            for dimension in (*view.by, *(matcher.dimension for matcher in view.where)):
-                if dimension.startswith(LABEL_PREFIX):
-                    labels.add(dimension.removeprefix(LABEL_PREFIX))
-                    fields.add("labels")
-                elif dimension in STANDARD_DIMENSIONS or dimension in ("finish_reason", "streaming"):
-                    fields.add(dimension)
-            for wanted in view.fields:
-                fields |= _column_fields(wanted.column)
-                if wanted.selection in (Selection.FINISHED, Selection.TRUNCATED, Selection.REFUSED):
-                    fields.add("finish_reason")
-                if wanted.selection in (Selection.UNPRICED, Selection.PRICEABLE):
-                    fields |= {"provider", "cost_usd"}
-                if wanted.kind is FieldKind.DISTINCT:
-                    fields.add(wanted.column)
-        return cls(frozenset(fields), frozenset(labels - set(FIELDS)))
-
-
-def _column_fields(column: str) -> set[str]:
-    if column in ("ttft", "output_tokens_per_second"):
-        return {"ttft_ms", "latency_ms"}
-    if column == "spend":
-        return {"provider", "cost_usd"}
-    for prefix, name in (("stage.", "stages_ms"), ("content.", "content"), ("score.", "scores")):
-        if column.startswith(prefix):
-            return {name}
-    return set()
 
 
 class Pricing(Protocol):
@@ -216,7 +126,7 @@ def _is_utf8(value: bytes) -> bool:
 def _times(calls: list[Any], record_ms: Ints) -> tuple[Ints, Ints, dict[int, str]]:
     """Event times, latencies in microseconds, and reasons for calls whose times cannot be used."""
     at, faults = parse_times(attribute(calls, "at"))
-    latency = _stored(attribute(calls, "latency_ms"), 1_000)
+    latency = stored(attribute(calls, "latency_ms"), 1_000)
     started_values = attribute(calls, "started_at")
     missing = at == UNKNOWN
     if started_values.count(None) != len(calls):
@@ -235,35 +145,6 @@ def _times(calls: list[Any], record_ms: Ints) -> tuple[Ints, Ints, dict[int, str
         for i in np.flatnonzero(at <= 0):
             faults.setdefault(int(i), "no time: neither `at` nor a record's time is there")
     return at, latency, faults
-
-
-def attribute(items: Iterable[Any], name: str) -> list[Any]:
-    """One attribute of each item. As written out below it costs half of what `attrgetter` does."""
-    known = _ATTRIBUTES.get(name)
-    return list(map(attrgetter(name), items)) if known is None else known(items)
-
-
-_ATTRIBUTES: Final[Mapping[str, Callable[[Iterable[Any]], list[Any]]]] = {
-    "at": lambda items: [item.at for item in items],
-    "cache_write": lambda items: [item.cache_write for item in items],
-    "cached_input": lambda items: [item.cached_input for item in items],
-    "cost_usd": lambda items: [item.cost_usd for item in items],
-    "environment": lambda items: [item.environment for item in items],
-    "feature": lambda items: [item.feature for item in items],
-    "finish_reason": lambda items: [item.finish_reason for item in items],
-    "id": lambda items: [item.id for item in items],
-    "input": lambda items: [item.input for item in items],
-    "latency_ms": lambda items: [item.latency_ms for item in items],
-    "model": lambda items: [item.model for item in items],
-    "operation": lambda items: [item.operation for item in items],
-    "output": lambda items: [item.output for item in items],
-    "provider": lambda items: [item.provider for item in items],
-    "started_at": lambda items: [item.started_at for item in items],
-    "status": lambda items: [item.status for item in items],
-    "tokens": lambda items: [item.tokens for item in items],
-    "ttft_ms": lambda items: [item.ttft_ms for item in items],
-    "user": lambda items: [item.user for item in items],
-}
 
 
 class Batch:
@@ -328,7 +209,7 @@ class Batch:
         found = self.reader.dictionaries.get(dimension)
         if found is None:
             absent = "chat" if dimension == "operation" else NONE
-            found = self.reader.dictionaries[dimension] = Dictionary(_SPELLINGS.get(dimension), absent)
+            found = self.reader.dictionaries[dimension] = Dictionary(SPELLINGS.get(dimension), absent)
         return found
 
     def codes(self, dimension: str) -> Codes:
@@ -410,7 +291,7 @@ class Batch:
             value = labels.get(name) if labels is not None else None
             if value is None and extra is not None and (raw := bytes(getattr(call, extra))):
                 value = _readable_label(raw)
-            yield _label_text(value) if isinstance(value, str | int | float | bool) else None
+            yield label_text(value) if isinstance(value, str | int | float | bool) else None
 
     def _nested(self, name: str, absent: object) -> list[Any]:
         nested = self.attributes(name)
@@ -424,30 +305,30 @@ class Batch:
         if name == "latency":
             return self.latency_us
         if name == "ttft":
-            return _stored(attribute(self.calls, "ttft_ms"), 1_000)
+            return stored(attribute(self.calls, "ttft_ms"), 1_000)
         if name == "spend":
             return self.reader.price(self)
         if name == "tokens.total":
-            return _known_sum(self.column("tokens.input"), self.column("tokens.output"))
+            return known_sum(self.column("tokens.input"), self.column("tokens.output"))
         if name == "output_tokens_per_second":
             return self._output_rate()
         family, _, part = name.partition(".")
         match family:
             case "tokens":
-                return _stored(attribute(self._nested("tokens", NO_TOKENS), part))
+                return stored(attribute(self._nested("tokens", NO_TOKENS), part))
             case "content":
-                return _stored(attribute(self._nested("content", NO_CONTENT), part))
+                return stored(attribute(self._nested("content", NO_CONTENT), part))
             case "score":
                 scores = self.attributes("scores")
-                return _stored([None if item is None else item.get(part) for item in scores], _SCORE_SCALE)
+                return stored([None if item is None else item.get(part) for item in scores], _SCORE_SCALE)
             case _:
                 return self._stage(part)
 
     def _stage(self, name: str) -> Ints:
         stages = self.attributes("stages_ms")
         if name != "unaccounted":
-            return _stored([None if item is None else item.get(name) for item in stages], 1_000)
-        spent = _stored([sum(filter(None, item.values())) if item else None for item in stages], 1_000)
+            return stored([None if item is None else item.get(name) for item in stages], 1_000)
+        spent = stored([sum(filter(None, item.values())) if item else None for item in stages], 1_000)
         known = (spent != UNKNOWN) & (self.latency_us != UNKNOWN)
         return np.where(known, np.maximum(self.latency_us - spent, 0), UNKNOWN)
 
@@ -501,40 +382,12 @@ def _hashed(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_ABSENT: Final = Matcher("", (NONE,))
 _NO_ERROR: Final = CallError()
-_OPERATIONS: Final = {"generate_content": "chat", "text_completion": "completion", "embedding": "embeddings"}
 _FINISHED_BY: Final[dict[Selection, tuple[str, ...] | None]] = {
     Selection.FINISHED: None,
     Selection.TRUNCATED: ("length", "context_exceeded"),
     Selection.REFUSED: ("refusal", "content_filter"),
 }
-
-
-def _stored(values: Sequence[Any], scale: int = 1) -> Ints:
-    """Stored integers of numbers (with scale 1, of whole numbers), rounded to the nearest; UNKNOWN for None."""
-    if not values or (values[0] is None and values.count(None) == len(values)):
-        return np.full(len(values), UNKNOWN, np.int64)
-    if scale == 1:
-        try:
-            return np.array(values, dtype=np.int64)
-        except TypeError:
-            pass  # some are unknown
-    numbers = np.array(values, dtype=np.float64)
-    unknown = np.isnan(numbers)
-    if unknown.any():
-        return np.where(unknown, UNKNOWN, np.rint(np.where(unknown, 0, numbers) * scale).astype(np.int64))
-    return np.rint(numbers * scale).astype(np.int64)
-
-
-def _known_sum(one: Ints, other: Ints) -> Ints:
-    """The sum where either is known; an unknown part counts nothing, two unknown parts are unknown."""
-    both = np.where(one == UNKNOWN, 0, one) + np.where(other == UNKNOWN, 0, other)
-    return np.where((one == UNKNOWN) & (other == UNKNOWN), UNKNOWN, both)
-
-
-def _label_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _readable_label(raw: bytes) -> object:
@@ -543,11 +396,3 @@ def _readable_label(raw: bytes) -> object:
         return cast("object", msgspec.json.decode(raw))
     except _UNREADABLE:
         return None
-
-
-_SPELLINGS: Final[Mapping[str, Callable[[Any], str]]] = {
-    "operation": lambda value: _OPERATIONS.get(value, value) or "chat",
-    "finish_reason": finish_reason,
-    "error.code": str,
-    "streaming": lambda value: "true" if value else "false",
-}

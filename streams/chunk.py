@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rules.labels import Series
 from rules.transition import Exemplar
+from streams.block import Block, Sparse
 from streams.event import ShownCall
-from streams.panes import Block, Sparse
 from streams.records import Source
 
 Ints = NDArray[np.int64]

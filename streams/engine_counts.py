@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rules.rule import PANE_MS
 from rules.view import FieldKind, View
-from streams.panes import Block
+from streams.block import Block
 
 Ints = NDArray[np.int64]
 

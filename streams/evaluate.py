@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -15,22 +15,14 @@ from rules.transition import Transition
 from rules.view import Field, FieldKind, Selection, View
 from streams import shard_state
 from streams.chunk import Chunk, Late, Seal
+from streams.content import Content, contents, difference, merge, renumbered, restrict
+from streams.evaluate_state import Held, RuleTicks, SourceState, restore_view, source_state, view_state
 from streams.frontier import pane_start
 from streams.records import Source
 from streams.rule_log import Epoch, RuleLog
 from streams.shard_state import ShardState
 from streams.times import UNKNOWN
-from streams.windows import (
-    Content,
-    TierPane,
-    ViewWindows,
-    Window,
-    contents,
-    difference,
-    merge,
-    renumbered,
-    restrict,
-)
+from streams.windows import ViewWindows, Window
 
 SILENT_MS: Final = 30_000
 """A source that reports nothing for this long, by the other sources' clocks, no longer holds them back."""
@@ -39,38 +31,6 @@ FORGET_FROM: Final = 2_048
 _SPEND: Final = Field(FieldKind.SUM, "spend", Selection.ANY)
 _PRICED: Final = Field(FieldKind.COUNT, "spend", Selection.ANY)
 _LAG: Final = Field(FieldKind.PEAK, "lag", Selection.ANY)
-
-
-@dataclass(slots=True)
-class _Held:
-    """The newest content of one pane of one source, with the version of each row, until its source seals it."""
-
-    content: Content
-    versions: NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class _SourceState:
-    """What one shard knows of one source."""
-
-    version: int = -1
-    seal: Seal | None = None
-    late_applied: int = -1
-    held: dict[tuple[str, int], _Held] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _RuleTicks:
-    """One rule's running state: its alerts, its next tick, and its levels for the series known so far.
-
-    `empty_ms`: the tick since which its window has been empty.
-    """
-
-    rule: Rule
-    state: RuleState = field(default_factory=RuleState)
-    next_ms: int | None = None
-    empty_ms: int | None = None
-    levels: Thresholds | None = None
 
 
 class Evaluate:
@@ -82,14 +42,14 @@ class Evaluate:
         self.summary_errors = 0
         self._evaluated_ms = UNKNOWN
         self._log = log
-        self._sources: dict[Source, _SourceState] = {}
+        self._sources: dict[Source, SourceState] = {}
         self._views: dict[str, ViewWindows] = {}
-        self._ticks: dict[str, _RuleTicks] = {}
+        self._ticks: dict[str, RuleTicks] = {}
         self._epoch = log.epochs[0]
         self._prepare_windows()
         for rule in sorted(self._epoch.rules.rules, key=lambda each: each.name):
             if self._is_mine(rule):
-                self._ticks[rule.name] = _RuleTicks(rule)
+                self._ticks[rule.name] = RuleTicks(rule)
 
     @property
     def seals(self) -> dict[Source, Seal]:
@@ -126,8 +86,8 @@ class Evaluate:
             shard=self.shard,
             watermark_ms=self.watermark_ms,
             epoch_ms=self._epoch.from_ms,
-            sources=[self._source_state(source, state) for source, state in sorted(self._sources.items())],
-            views=[_view_state(windows) for _, windows in sorted(self._views.items()) if windows.rows.series],
+            sources=[source_state(source, state) for source, state in sorted(self._sources.items())],
+            views=[view_state(windows) for _, windows in sorted(self._views.items()) if windows.rows.series],
             rules=[
                 shard_state.RuleState(
                     name,
@@ -147,18 +107,18 @@ class Evaluate:
         shard.watermark_ms = shard._evaluated_ms = state.watermark_ms
         shard._epoch = log.epoch_at(state.epoch_ms)
         shard._ticks = {
-            rule.name: _RuleTicks(rule) for rule in shard._epoch.rules.rules if shard._is_mine(rule)
+            rule.name: RuleTicks(rule) for rule in shard._epoch.rules.rules if shard._is_mine(rule)
         }
         for view in state.views:
             if view.view in shard._views:
-                _restore_view(shard._views[view.view], view)
+                restore_view(shard._views[view.view], view)
         for source in state.sources:
-            shard._sources[Source(source.topic, source.partition, source.topic_id)] = _SourceState(
+            shard._sources[Source(source.topic, source.partition, source.topic_id)] = SourceState(
                 source.version,
                 source.seal,
                 source.late_applied,
                 {
-                    (view, pane.start_ms): _Held(shard_state.content_of(pane), shard_state.versions_of(pane))
+                    (view, pane.start_ms): Held(shard_state.content_of(pane), shard_state.versions_of(pane))
                     for view, panes in source.held.items()
                     if view in shard._views
                     for pane in panes
@@ -171,24 +131,9 @@ class Evaluate:
                 ticks.state.alerts.update(shard_state.alerts_of(rule.alerts))
         return shard
 
-    @staticmethod
-    def _source_state(source: Source, state: _SourceState) -> shard_state.SourceState:
-        held: dict[str, list[shard_state.PaneState]] = {}
-        for (view, start), each in sorted(state.held.items(), key=lambda item: item[0]):
-            held.setdefault(view, []).append(shard_state.pane_state(start, each.content, each.versions))
-        return shard_state.SourceState(
-            source.topic,
-            source.partition,
-            source.topic_id,
-            state.version,
-            state.seal,
-            state.late_applied,
-            held,
-        )
-
     def take(self, chunk: Chunk) -> list[Transition]:
         """Take one chunk in; the transitions of every tick that became due."""
-        state = self._sources.setdefault(chunk.source, _SourceState())
+        state = self._sources.setdefault(chunk.source, SourceState())
         sealed = state.seal.frontier_ms if state.seal is not None else UNKNOWN
         for block in chunk.blocks:
             windows = self._views.get(block.view)
@@ -217,13 +162,13 @@ class Evaluate:
                 self._views[rule.view.hash].window(rule.window_ms)
 
     def _replace(
-        self, state: _SourceState, windows: ViewWindows, start: int, version: int, content: Content
+        self, state: SourceState, windows: ViewWindows, start: int, version: int, content: Content
     ) -> None:
         """Put newer versions of cells in the place of those before; older or equal ones change nothing."""
         key = (windows.view.hash, start)
         held = state.held.get(key)
         if held is None:
-            state.held[key] = _Held(content, np.full(len(content.rows), version, np.int64))
+            state.held[key] = Held(content, np.full(len(content.rows), version, np.int64))
             windows.apply(start, content)
             return
         at = np.minimum(np.searchsorted(held.content.rows, content.rows), len(held.content.rows) - 1)
@@ -242,11 +187,11 @@ class Evaluate:
         versions = dict(zip(held.content.rows.tolist(), held.versions.tolist(), strict=True))
         versions |= dict.fromkeys(content.rows.tolist(), version)
         together = merge([kept, content])
-        state.held[key] = _Held(
+        state.held[key] = Held(
             together, np.array([versions[row] for row in together.rows.tolist()], np.int64)
         )
 
-    def _book_late(self, state: _SourceState, late: Late) -> None:
+    def _book_late(self, state: SourceState, late: Late) -> None:
         """Add the spend of late calls to their panes: each booking once, by its call's offset."""
         windows = self._views.get(late.view)
         if windows is None:
@@ -266,7 +211,7 @@ class Evaluate:
                 )  # or the spend per call would rise with every late call
             windows.apply(int(late.start_ms[index]), _plain(windows.view, row, columns))
 
-    def _seal(self, state: _SourceState, seal: Seal) -> None:
+    def _seal(self, state: SourceState, seal: Seal) -> None:
         """Take a source's seal: forget versions that can no longer change, book its lag, move the watermark."""
         if state.seal is not None:
             # What a worker publishes that was stopped for a while says nothing of now: its source is not silent.
@@ -348,7 +293,7 @@ class Evaluate:
                 transitions += close(old.rule, old.state, epoch.from_ms, "rule changed")
             # Where the rules came after their time, ticks that have passed stay as they were.
             first = (max(epoch.from_ms, self._evaluated_ms) // rule.tick_ms + 1) * rule.tick_ms
-            self._ticks[rule.name] = _RuleTicks(rule, next_ms=first)
+            self._ticks[rule.name] = RuleTicks(rule, next_ms=first)
         for old in before.values():
             transitions += close(old.rule, old.state, epoch.from_ms, "rule removed")
         return transitions
@@ -381,7 +326,7 @@ class Evaluate:
         """Whether any series of the rule can lie on this shard."""
         return bool(rule.view.parent) or rule.view.shard(("",) * len(rule.by)) == self.shard
 
-    def _next(self, ticks: _RuleTicks) -> int | None:
+    def _next(self, ticks: RuleTicks) -> int | None:
         """The rule's next tick. Time in which nothing can change is skipped: its window is empty and stays so."""
         rule, step = ticks.rule, ticks.rule.tick_ms
         window = self._views[rule.view.hash].window(rule.window_ms)
@@ -395,7 +340,7 @@ class Evaluate:
         # One tick before the first that sees the pane: a condition that held in silence is then known to have held.
         return max(earliest // step * step, ticks.next_ms, window.end_ms or 0)
 
-    def _unsettled(self, ticks: _RuleTicks) -> bool:
+    def _unsettled(self, ticks: RuleTicks) -> bool:
         """Whether an empty window can still change alerts: until their timers, or a pending one's patience, ran out."""
         rule = ticks.rule
         if not ticks.state.alerts:
@@ -405,7 +350,7 @@ class Evaluate:
         longest = max(rule.for_ms, rule.keep_firing_for_ms, rule.window_ms)
         return ticks.next_ms <= ticks.empty_ms + longest + rule.tick_ms
 
-    def _evaluate(self, ticks: _RuleTicks, tick_ms: int) -> tuple[Transition, ...]:
+    def _evaluate(self, ticks: RuleTicks, tick_ms: int) -> tuple[Transition, ...]:
         rule = ticks.rule
         window = self._views[rule.view.hash].window(rule.window_ms)
         if window.end_ms is None or tick_ms > window.end_ms:
@@ -441,26 +386,3 @@ def _plain(view: View, row: NDArray[np.int64], columns: dict[Field, NDArray[np.i
         f: (nothing, nothing) for f in view.fields if f.kind in (FieldKind.HISTOGRAM, FieldKind.DISTINCT)
     }
     return Content(row, columns, sparse)
-
-
-def _view_state(windows: ViewWindows) -> shard_state.ViewState:
-    return shard_state.ViewState(
-        windows.view.hash,
-        list(windows.rows.series),
-        {
-            width: [shard_state.pane_state(at, pane.content()) for at, pane in sorted(panes.items())]
-            for width, panes in windows.tiers.items()
-        },
-        {span: window.end_ms for span, window in windows.windows.items()},
-    )
-
-
-def _restore_view(windows: ViewWindows, state: shard_state.ViewState) -> None:
-    windows.rows.number(state.series)
-    for width, panes in state.tiers.items():
-        if width in windows.tiers:
-            for pane in panes:
-                windows.tiers[width].setdefault(pane.start_ms, TierPane()).add(shard_state.content_of(pane))
-    for span, end_ms in state.ends.items():
-        if span in windows.windows:
-            windows.windows[span].restore(end_ms)

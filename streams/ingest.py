@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from rules.rule import PANE_MS
 from rules.view import CALL_SOURCE, SHARDS, FieldKind, View
-from streams.call import Batch, Needs, Pricing, Reader
+from streams.block import Block
+from streams.call import Batch, Pricing, Reader
 from streams.chunk import Chunk, Late, Seal, split, split_late
 from streams.engine_counts import EngineCounts
 from streams.event import ShownCall
+from streams.filter import filtered
 from streams.frontier import Frontier, Lateness, clamp, pane_start
-from streams.panes import SERIES_PER_PANE, Block, ViewPanes, filtered
+from streams.needs import Needs
+from streams.panes import SERIES_PER_PANE, ViewPanes
+from streams.position import Counts, Flush, Idle, Position
 from streams.records import Records, Rejected, Source
+from streams.repeated import repeated_rows
 from streams.rule_log import RuleLog
 from streams.times import UNKNOWN
 
@@ -36,54 +41,6 @@ class IngestConfig:
     series_per_pane: int = SERIES_PER_PANE
     known_series: int = KNOWN_SERIES
     pane_ms: int = PANE_MS
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a source stands, as it is committed.
-
-    `first` (F): offset of the oldest open pane's first call, or of an earlier call of the same batch. `next` (P): the
-    next offset to take. Then the frontier at P, the watermark reported with it, and (`first_...`) the frontier at F:
-    from there on what was late, clamped and rejected is judged again as it was the first time.
-    """
-
-    first: int
-    next: int
-    high_ms: int
-    high_broker_ms: int
-    ahead_ms: tuple[int, ...]
-    watermark_ms: int
-    first_high_ms: int = field(default=UNKNOWN, kw_only=True)
-    first_high_broker_ms: int = field(default=0, kw_only=True)
-    first_ahead_ms: tuple[int, ...] = field(default=(), kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """The client's proof that a source has nothing more to give: caught up, at this moment of the clock."""
-
-    caught_up: bool
-    wall_ms: int
-    sources: int
-
-
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """One flush of one source: its chunks, the last of each shard last, and the position to commit after them."""
-
-    chunks: tuple[Chunk, ...]
-    position: Position
-
-
-@dataclass(slots=True)
-class Counts:
-    """How many calls of a source met each fate since the start, for status output."""
-
-    accepted: int = 0
-    rejected: int = 0
-    late: int = 0
-    clamped: int = 0
-    duplicates: int = 0
 
 
 _Begins = tuple[int, Frontier]
@@ -276,7 +233,7 @@ class Ingest:
             return 0, 0
         starts = pane_start(batch.at_ms, self.config.pane_ms)
         distinct, pane = np.unique(starts, return_inverse=True)
-        repeated = _repeated(state.ids, batch, distinct, pane)
+        repeated = repeated_rows(state.ids, batch, distinct, pane)
         if repeated:
             kept = np.ones(len(batch), bool)
             kept[repeated] = False
@@ -405,38 +362,6 @@ def _part(records: Records, rows: slice) -> Records:
     return replace(
         records, values=records.values[rows], offsets=records.offsets[rows], times_ms=records.times_ms[rows]
     )
-
-
-def _repeated(seen: dict[int, set[str]], batch: Batch, starts: Ints, pane: Ints) -> list[int]:
-    """Rows whose id was seen before in the same open pane; the others' ids are seen from now on."""
-    ids = batch.ids()
-    if ids.count(None) == len(ids):
-        return []
-    if len(starts) == 1:
-        return _repeated_in(seen.setdefault(int(starts[0]), set()), ids, range(len(ids)))
-    order = np.argsort(pane, kind="stable")
-    edges = np.searchsorted(pane[order], np.arange(len(starts) + 1)).tolist()
-    rows = order.tolist()
-    repeated: list[int] = []
-    for number, start in enumerate(starts.tolist()):
-        mine = rows[edges[number] : edges[number + 1]]
-        repeated += _repeated_in(seen.setdefault(start, set()), [ids[row] for row in mine], mine)
-    return repeated
-
-
-def _repeated_in(seen: set[str], ids: list[str | None], rows: Iterable[int]) -> list[int]:
-    fresh = set(ids)
-    if None not in fresh and len(fresh) == len(ids) and seen.isdisjoint(fresh):
-        seen |= fresh  # type: ignore[arg-type]  # no None in it
-        return []
-    repeated = []
-    for row, one in zip(rows, ids, strict=True):
-        if one is None:
-            continue
-        if one in seen:
-            repeated.append(row)
-        seen.add(one)
-    return repeated
 
 
 def _by_shard(view: View, block: Block) -> Iterable[tuple[int, Block]]:

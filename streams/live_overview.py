@@ -13,9 +13,9 @@ from rules.quantities import MINUTE, SECOND
 from rules.reading import read
 from rules.view import View
 from streams.chunk import Chunk
+from streams.content import Content, Rows, contents, merge, restrict
 from streams.records import Source
 from streams.totals import ContentTotals
-from streams.windows import Content, Rows, contents, merge, restrict
 
 KEPT_MS: Final = 60_000
 """Panes that are kept, by age against the newest one."""

@@ -14,12 +14,13 @@ from rules.reading import Bools, Readings, read
 from rules.rule import RuleSet
 from rules.view import FieldKind, View
 from streams.call import Pricing
+from streams.content import Rows, contents
 from streams.frontier import Lateness
-from streams.ingest import Counts, Idle, Ingest, IngestConfig
+from streams.ingest import Ingest, IngestConfig
+from streams.position import Counts, Idle
 from streams.records import Records, Rejected, Source
 from streams.rule_log import Epoch, RuleLog
 from streams.totals import ContentTotals
-from streams.windows import Rows, contents
 
 WHOLE_MS: Final = 1 << 60
 """A pane so wide that all of time lies in it."""

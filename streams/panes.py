@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.labels import OTHER, Matcher, Series
+from rules.labels import OTHER
 from rules.rule import PANE_MS
 from rules.transition import Exemplar
 from rules.view import Field, FieldKind, View
+from streams.block import Block, Candidate, Sparse
 from streams.call import Batch
-from streams.distinct import KEYS, highest_ranks
-from streams.event import ShownCall, show
+from streams.content import key_width
+from streams.distinct import highest_ranks
+from streams.event import ShownCall
+from streams.filter import filtered
 from streams.histogram import BUCKETS, count_keys, merge_counts
 from streams.series_table import SeriesTable
 from streams.times import UNKNOWN
@@ -27,77 +29,6 @@ SERIES_PER_PANE: Final = 10_000
 """Series beyond this number in one pane, by order of arrival, are gathered under `<other>`."""
 EXEMPLARS_PER_PANE: Final = 16
 """The first series of a pane, by order of arrival, whose exemplars are kept: a bound on what travels."""
-
-
-@dataclass(slots=True)
-class Candidate:
-    """The exemplar of one cell so far: its record, unread until it is published."""
-
-    offset: int
-    at_ms: int
-    value: int
-    raw: bytes
-    shown: ShownCall | None = None
-
-    def exemplar(self, source: str, described: dict[int, ShownCall]) -> Exemplar:
-        """The call as it may be shown; `described` are the calls described so far, by offset."""
-        if self.shown is None:
-            self.shown = described.get(self.offset)
-            if self.shown is None:
-                self.shown = described[self.offset] = show(self.raw)
-        return Exemplar(self.at_ms, source, self.offset, self.value, self.shown)
-
-
-# Contents are moved about, never compared.
-@dataclass(frozen=True, slots=True, eq=False)
-class Sparse:
-    """A sparse field of many cells: `entry` (which cell), `key` within the cell, `count`; all int64[k]."""
-
-    entry: Ints
-    key: Ints
-    count: Ints
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """Whole contents of some cells of one view: one entry per cell.
-
-    `row`: int64[n], index into `series`. `start_ms`: int64[n], pane starts. `columns`: int64[n] by field name, for
-    counts, sums and peaks. `sparse`: by field name, for histograms and distinct counts. `exemplars`: entry, field name
-    and the call.
-    """
-
-    view: str
-    series: tuple[Series, ...]
-    row: Ints
-    start_ms: Ints
-    columns: dict[str, Ints]
-    sparse: dict[str, Sparse]
-    exemplars: tuple[tuple[int, str, Exemplar], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def select(self, entries: Ints) -> Block:
-        """The entries at these positions, ascending, as a block of their own."""
-        new_of = np.full(len(self), -1, np.int64)
-        new_of[entries] = np.arange(len(entries))
-        used, row = np.unique(self.row[entries], return_inverse=True)
-        sparse = {}
-        for name, values in self.sparse.items():
-            kept = new_of[values.entry] >= 0
-            sparse[name] = Sparse(new_of[values.entry[kept]], values.key[kept], values.count[kept])
-        return Block(
-            view=self.view,
-            series=tuple(self.series[i] for i in used.tolist()),
-            row=row.astype(np.int64),
-            start_ms=self.start_ms[entries],
-            columns={name: values[entries] for name, values in self.columns.items()},
-            sparse=sparse,
-            exemplars=tuple(
-                (int(new_of[i]), name, each) for i, name, each in self.exemplars if new_of[i] >= 0
-            ),
-        )
 
 
 @dataclass(slots=True)
@@ -205,7 +136,7 @@ class ViewPanes:
             array[freed] = _initial(each)
         for each in self._sparse:
             keys, counts = self._compacted(each)
-            alive = ~dead[keys // _width(each)]
+            alive = ~dead[keys // key_width(each)]
             self._counted[each] = (keys[alive], counts[alive])
         for candidates in self._candidates.values():
             for cell in [cell for cell in candidates if dead[cell]]:
@@ -336,7 +267,7 @@ class ViewPanes:
             self.out_of_range += int(np.count_nonzero(held != keys))
             keys = held
         if len(keys):
-            self._pending[each].append(cells * _width(each) + keys)
+            self._pending[each].append(cells * key_width(each) + keys)
             self._pending_calls += len(keys)
             if self._pending_calls > _PENDING:
                 self._compact()
@@ -409,11 +340,11 @@ class ViewPanes:
         sparse = {}
         for each in self._sparse:
             keys, counts = self._compacted(each)
-            entry = entry_of[keys // _width(each)]
+            entry = entry_of[keys // key_width(each)]
             kept = entry >= 0
             by_entry = np.argsort(entry[kept], kind="stable")
             sparse[each.name] = Sparse(
-                entry[kept][by_entry], (keys[kept] % _width(each))[by_entry], counts[kept][by_entry]
+                entry[kept][by_entry], (keys[kept] % key_width(each))[by_entry], counts[kept][by_entry]
             )
         shown: list[tuple[int, str, Exemplar]] = []
         for each in self._shown:
@@ -444,10 +375,6 @@ def _initial(each: Field) -> int:
     return UNKNOWN if each.kind in (FieldKind.PEAK, FieldKind.EXEMPLAR) else 0
 
 
-def _width(each: Field) -> int:
-    return BUCKETS if each.kind is FieldKind.HISTOGRAM else KEYS
-
-
 def _of_view(at: Ints, rows: Ints | None, values: Ints, *, whole: bool) -> tuple[Ints, Ints]:
     """Cells and values of the chosen calls that the view sees."""
     cells = at if rows is None else at[rows]
@@ -455,13 +382,3 @@ def _of_view(at: Ints, rows: Ints | None, values: Ints, *, whole: bool) -> tuple
         return cells, values
     seen = cells >= 0
     return cells[seen], values[seen]
-
-
-def filtered(batch: Batch, where: Iterable[Matcher]) -> Ints | None:
-    """Rows of the calls that pass every matcher, or None when all do."""
-    passes: Bools | None = None
-    for matcher in where:
-        table = batch.passing(matcher)
-        column = table[batch.codes(matcher.dimension)]
-        passes = column if passes is None else passes & column
-    return None if passes is None or passes.all() else np.flatnonzero(passes)

@@ -9,10 +9,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from rules.visible import visible
-from streams.call import Batch, Needs, Reader
+from streams.call import Batch, Reader
 from streams.call_files import CallFile, CallFileError
 from streams.event import FIELDS
 from streams.kafka import new_producer, no_broker, stop_client
+from streams.needs import Needs
 from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress
 from streams.replay import counted

@@ -20,7 +20,8 @@ from streams.alert_record import rfc3339, to_json
 from streams.call_files import CallFile
 from streams.durations import milliseconds_of
 from streams.frontier import Lateness
-from streams.ingest import Counts, IngestConfig
+from streams.ingest import IngestConfig
+from streams.position import Counts
 from streams.price_file import read_price_book
 from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress

@@ -9,7 +9,8 @@ from rules.transition import Transition
 from rules.view import SHARDS
 from streams.call import Pricing
 from streams.evaluate import Evaluate
-from streams.ingest import Counts, Idle, Ingest, IngestConfig
+from streams.ingest import Ingest, IngestConfig
+from streams.position import Counts, Idle
 from streams.records import Records, Rejected, Source
 from streams.rule_log import RuleLog
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from rules.labels import Series
 from rules.view import View
-from streams.call import Batch, Codes, Dictionary
+from streams.call import Batch, Codes
+from streams.dictionary import Dictionary
 
 Ints = NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from rules.rule import Severity
 from rules.transition import Exemplar, State
 from rules.view import Field, FieldKind, Selection
 from streams.chunk import Seal
-from streams.windows import Content
+from streams.content import Content
 
 Ints = NDArray[np.int64]
 

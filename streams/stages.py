@@ -17,8 +17,9 @@ from streams import alert_record, chunk
 from streams.call import Pricing
 from streams.chunk import ChunkError
 from streams.evaluate import Evaluate
-from streams.ingest import Idle, Ingest, IngestConfig, Position
+from streams.ingest import Ingest, IngestConfig
 from streams.loop import BATCH, Clock, Committed, Effects, Outgoing, Start
+from streams.position import Idle, Position
 from streams.records import LossError, Records, Rejected, Source
 from streams.rule_log import RuleLog
 from streams.settings import Settings

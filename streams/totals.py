@@ -9,8 +9,8 @@ from rules.labels import Series
 from rules.transition import Exemplar
 from rules.view import Field, FieldKind
 from streams import distinct, histogram
+from streams.content import Content, Rows
 from streams.times import UNKNOWN
-from streams.windows import Content, Rows
 
 Ints = NDArray[np.int64]
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,9 +84,9 @@ class StageService(Service):
         self.stage_run = StageRun(setup.settings, name, ready, self._drive)
         self._stopping = self.stage_run.stopping
 
+    @abstractmethod
     def stage(self) -> Stage:
         """The stage, built once the rules are agreed on, and again whenever it is started again."""
-        raise NotImplementedError
 
     async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Run the loop until told to stop."""

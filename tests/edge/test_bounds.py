@@ -34,12 +34,14 @@ from rules.visible import LONGEST_TEXT, visible
 from streams import alert_record, call_files, chunk, notify, shard_state, snapshot
 from streams import rule_log as rules_topic
 from streams.alert_record import AlertRecordError
-from streams.call import DIMENSION_CHARACTERS, ID_CHARACTERS, Dictionary, Needs, Reader
+from streams.call import ID_CHARACTERS, Reader
 from streams.call_files import CallFile, CallFileError
 from streams.chunk import Chunk, ChunkError
+from streams.dictionary import DIMENSION_CHARACTERS, Dictionary
 from streams.event import describe, show
 from streams.ingest import Ingest, IngestConfig
 from streams.logs import LONGEST_MESSAGE_LINES, LONGEST_TRACE_LINE, OneLine
+from streams.needs import Needs
 from streams.notify import Notify
 from streams.price_book import PriceBook
 from streams.price_file import read_price_file

@@ -2,9 +2,9 @@ import numpy as np
 from builders import SECOND, rule, rule_log
 
 from streams import shard_state
+from streams.block import Block
 from streams.chunk import Chunk, Seal
 from streams.evaluate import SILENT_MS, Evaluate
-from streams.panes import Block
 from streams.records import Source
 
 ONE, OTHER = Source("llm.calls", 0), Source("llm.calls", 1)

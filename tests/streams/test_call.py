@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from rules.labels import NONE, Matcher
 from rules.view import CALLS, Field, FieldKind, Selection, View
-from streams.call import Batch, Needs, Reader
+from streams.call import Batch, Reader
 from streams.event import finish_reason
+from streams.needs import Needs
 from streams.records import Rejected
 from streams.times import UNKNOWN
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import chunk as chunks
+from streams.block import Block
 from streams.chunk import Chunk, ChunkError, Late, Seal, decode, encode, key, split, split_late
 from streams.frontier import Lateness
-from streams.panes import Block
 
 NOON = at("12:00:00")
 SEAL = Seal(NOON, NOON + 5, NOON + 99, 3, caught_up=True, lag_ms=7)

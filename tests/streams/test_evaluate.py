@@ -14,7 +14,7 @@ from rules.transition import Transition
 from streams.chunk import Chunk
 from streams.evaluate import Evaluate
 from streams.frontier import Lateness
-from streams.ingest import Idle
+from streams.position import Idle
 from streams.records import Records, Source
 from streams.rule_log import RuleLog
 from streams.times import UNKNOWN

@@ -13,7 +13,8 @@ from rules.labels import NONE, OTHER, Matcher
 from rules.view import SHARDS
 from streams.chunk import Chunk
 from streams.frontier import Lateness
-from streams.ingest import Idle, Ingest, Position
+from streams.ingest import Ingest
+from streams.position import Idle, Position
 from streams.records import Records, Source
 from streams.rule_log import RuleLog
 from streams.times import UNKNOWN

@@ -13,10 +13,11 @@ from streams.alerts_seen import AlertsSeen, FiringAlert
 from streams.chunk import Chunk
 from streams.frontier import Lateness
 from streams.incidents import DEMO
-from streams.ingest import Idle, Ingest, IngestConfig
+from streams.ingest import Ingest, IngestConfig
 from streams.live_overview import KEPT_MS, LiveOverview, OverviewRow
 from streams.live_table import Playing, screen
 from streams.overview import overview_view
+from streams.position import Idle
 from streams.records import Records, Source
 from streams.rule_log import Epoch, RuleLog
 

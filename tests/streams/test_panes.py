@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from rules.labels import MODEL_CALLS, NONE, OTHER, Matcher
 from rules.view import View
-from streams.call import Needs, Reader
+from streams.call import Reader
 from streams.chunk import Chunk
 from streams.distinct import RANKS, sketch_keys
 from streams.frontier import Lateness, pane_start
 from streams.histogram import BUCKETS, UPPER
+from streams.needs import Needs
 from streams.panes import EXEMPLARS_PER_PANE, ViewPanes
 from streams.series_table import SeriesTable
 

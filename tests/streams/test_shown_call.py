@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import chunk
+from streams.block import Block
 from streams.chunk import Chunk, decode, encode
 from streams.event import FIELDS, describe, show
-from streams.panes import Block
 from streams.records import Source
 
 TEXTS = st.sampled_from(["a", "b" * 200, "c" * 201, "ü" * 200, ""])

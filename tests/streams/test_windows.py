@@ -14,11 +14,12 @@ from rules.labels import Series
 from rules.rule import Rule
 from rules.view import CALLS, Field, FieldKind, Selection
 from streams.chunk import Chunk
+from streams.content import Rows, best_exemplars, contents, merge
 from streams.evaluate import Evaluate
 from streams.frontier import Lateness
-from streams.ingest import Idle
+from streams.position import Idle
 from streams.records import Source
-from streams.windows import Rows, ViewWindows, Window, best_exemplars, contents, merge
+from streams.windows import ViewWindows, Window
 
 NOON = at("12:00:00")
 LATENESS = Lateness(allowed_ms=3_000, skew_ms=10**9)

@@ -17,7 +17,8 @@ from rules.rule import Direction, Levels, Rule, RuleSet, Threshold
 from rules.view import View
 from streams.chunk import Chunk
 from streams.frontier import Lateness
-from streams.ingest import Idle, Ingest, IngestConfig
+from streams.ingest import Ingest, IngestConfig
+from streams.position import Idle
 from streams.price_book import PriceBook
 from streams.pricing import Pricer
 from streams.records import Records, Source

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from hdrh.histogram import HdrHistogram
 
 from streams import chunk
-from streams.panes import Block
+from streams.block import Block
 from streams.settings import TopicsSettings, load_settings
 from streams.topics import create_topics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from harness import pin
 from workload import PARTITIONS, calls, config, pricing, rule_log
 
 from streams.broker import EmbeddedBroker
+from streams.collector import collect_rarely
 from streams.kafka import new_consumer, new_producer
 from streams.loop import BATCH, FETCH_MS, Effects, Loop
 from streams.records import Records
@@ -29,6 +31,7 @@ from kafka_node import KafkaCluster, KafkaUnavailableError
 PRODUCED_TOGETHER = 100
 """Calls in one record batch, about 64 kB before compression."""
 _BATCH_BYTES = 1 << 18
+_PYTHONS_OWN = gc.get_threshold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ async def whole(settings: Settings, count: int, group: str, *, heavy: bool = Fal
     stopping = asyncio.Event()
     stage = _Measured(settings, config(), rule_log(heavy=heavy), pricing())
     stage.watch(count, stopping)
+    collect_rarely()
     await producer.start()
     try:
         await consumer.start()
@@ -177,6 +181,8 @@ async def whole(settings: Settings, count: int, group: str, *, heavy: bool = Fal
             await consumer.stop()
     finally:
         await producer.stop()
+        gc.unfreeze()
+        gc.set_threshold(*_PYTHONS_OWN)
 
 
 class _Clock:

@@ -1,25 +1,29 @@
-"""What the other parts do: replay from a file, evaluation of many series, percentiles, and the size of pane records."""
+"""What the other parts do: replay from a file, evaluation of many series, percentiles, pane records, snapshots."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from workload import batches, calls, config, pricing, rule_log, rule_set
 
 from rules.evaluator import RuleState, evaluate, thresholds
-from rules.rule import Rule
-from streams import chunk, histogram
+from rules.rule import PANE_MS, Rule, RuleSet
+from streams import chunk, histogram, shard_state
 from streams.block import Block, Sparse
 from streams.call_files import CallFile
 from streams.content import contents
+from streams.evaluate import Evaluate
 from streams.histogram import BUCKETS
 from streams.ingest import Ingest
 from streams.position import Idle
+from streams.records import Source
 from streams.replaying import Replay
 from streams.rule_log import Epoch, RuleLog
+from streams.snapshot import Snapshots
 from streams.windows import ViewWindows
 
 START_MS = 1_760_000_000_000
@@ -90,6 +94,45 @@ def percentiles_seconds(series: int = 100_000, calls_each: int = 50) -> float:
     for rank in (50, 95, 99):
         histogram.percentiles(series, keys, counts, rank)
     return time.process_time() - before
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotCost:
+    """Bytes in Kafka, and CPU seconds to take a snapshot and to restore it."""
+
+    size: int
+    take_seconds: float
+    restore_seconds: float
+
+
+def snapshot(series: int = 100_000, calls_each: int = 10) -> SnapshotCost:
+    """A shard with one P95 rule over a window of 5 min, full, in which each series has some calls at random times."""
+    rule: Rule = next(each for each in rule_set().rules if each.alert == "Slow")
+    log = RuleLog([Epoch(0, RuleSet((rule,)))])
+    random = np.random.default_rng(5)
+    evaluate_shard, source = Evaluate(rule.view.shard(()), log), Source("bench", 0, "id")
+    first = START_MS // 300_000 * 300_000
+    spread = rule.window_ms // PANE_MS
+    names = [(f"series-{number}",) for number in range(series)]
+    for second in range(spread):
+        chosen = random.choice(series, series * calls_each // spread, replace=False)
+        block = _block(rule, len(chosen), first + second * PANE_MS, random)
+        block = replace(block, series=tuple(names[number] for number in chosen.tolist()))
+        seal_ms = first + (second + 1) * PANE_MS
+        seal = chunk.Seal(seal_ms, seal_ms, seal_ms, 1, caught_up=False, lag_ms=0)
+        evaluate_shard.take(chunk.Chunk(source, rule.view.shard(()), second + 1, (block,), seal=seal))
+    snapshots = Snapshots(rule.view.shard(()), {}, "bench")
+    before = time.process_time()
+    chunks, manifest, _ = snapshots.take(shard_state.encode(evaluate_shard.state()), 1, START_MS)
+    taken = time.process_time() - before
+    records = {each.key: each.value or b"" for each in (*chunks, *manifest)}
+    before = time.process_time()
+    found = Snapshots(rule.view.shard(()), records, "bench").newest()
+    if found is None:
+        raise RuntimeError("the snapshot cannot be read")
+    Evaluate.restored(found.state, log)
+    restored = time.process_time() - before
+    return SnapshotCost(sum(map(len, records.values())), taken, restored)
 
 
 def record_bytes_per_call(count: int = 60_000) -> float:

@@ -71,6 +71,7 @@ def show(runs: dict[str, list[Run]]) -> None:
 
 def other_parts() -> None:
     full, lean = budget.calibration()
+    taken = parts.snapshot()
     rows = [
         ["decode every field of a call, ns", f"{full:,.0f}"],
         ["decode the fields that these rules need, ns", f"{lean:,.0f}"],
@@ -81,6 +82,9 @@ def other_parts() -> None:
         ],
         ["P50, P95 and P99 of 100,000 series, ms", f"{1000 * parts.percentiles_seconds():,.0f}"],
         ["bytes of pane records per call, uncompressed", f"{parts.record_bytes_per_call():,.0f}"],
+        ["snapshot of 100,000 series, MB", f"{taken.size / 1e6:,.1f}"],
+        ["to take it, CPU ms", f"{1000 * taken.take_seconds:,.0f}"],
+        ["to restore it, CPU ms", f"{1000 * taken.restore_seconds:,.0f}"],
     ]
     print()
     print_table(["other parts", ""], rows)

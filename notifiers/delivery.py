@@ -1,7 +1,8 @@
 """Delivery: a queue per receiver, in order, at the receiver's pace, with retries until it is delivered or given up.
 
 The promise is "at least once": an answer that was lost (`Ambiguous`) is followed by another attempt under the same
-notification id, and the result says that the message may be there twice.
+notification id, and the result says that the message may be there twice. Nothing is attempted before it is announced,
+and nothing without a valid lease: so the next one who notifies knows of everything that may have arrived.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FIRST_DELAY_MS: Final = SECOND
 LONGEST_DELAY_MS: Final = MINUTE
 CAPACITY: Final = 1_000
 """Messages that wait for one receiver; whoever hands in more waits too."""
+LEASE_RETRY_SECONDS: Final = 0.5
 
 _log: Final = logging.getLogger(__name__)
 
@@ -37,9 +39,13 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The receiver will never take it as it is: a wrong channel, a dead token, an invalid message."""
+    """The receiver will never take it as it is: a wrong channel, a dead token, an invalid message.
+
+    `possibly_delivered` if the answer to an earlier attempt was lost.
+    """
 
     reason: str
+    possibly_delivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ Outcome = Delivered | Refused | Retry | Ambiguous
 Result = Delivered | Refused | GaveUp
 """How the delivery of a notification ended."""
 
+Announce = Callable[[Notification], Awaitable[None]]
 OnDone = Callable[[Notification, Result], Awaitable[None]]
 
 
@@ -93,6 +100,46 @@ class Receiver(Protocol):
         ...
 
 
+class Delivery(Protocol):
+    """What takes the notifications of a notifier's steps."""
+
+    async def put(self, notification: Notification) -> None:
+        """Take one; waits where too many wait already."""
+        ...
+
+    async def let_go(self) -> None:
+        """Another one notifies now: drop what was taken."""
+        ...
+
+
+class Lease(Protocol):
+    """Whether this process is surely the one that notifies, so that no other does."""
+
+    def is_valid(self) -> bool:
+        """Whether it still holds. Asked right before each attempt."""
+        ...
+
+    async def renew(self) -> bool:
+        """Ask for it anew; False where it is not to be had now."""
+        ...
+
+
+class Alone:
+    """The lease of a process that has no peers."""
+
+    def is_valid(self) -> bool:
+        """Always."""
+        return True
+
+    async def renew(self) -> bool:
+        """Nothing to ask."""
+        return True
+
+
+async def announce_nothing(_: Notification) -> None:
+    """Where nobody has to know of attempts."""
+
+
 def retry_delay(attempt: int, outcome: Retry | Ambiguous, seed: str) -> int:
     """Milliseconds to wait after attempt number `attempt` (from 1).
 
@@ -111,18 +158,21 @@ def _monotonic_ms() -> int:
 
 @dataclass(slots=True)
 class _Line:
-    """The queue of one receiver."""
+    """The queue of one receiver. `is_at_receiver`: an attempt is under way, or its end is being reported."""
 
     receiver: Receiver
-    queue: asyncio.Queue[tuple[Notification, Message]]
+    queue: asyncio.Queue[tuple[int, Notification, Message]]
     last_attempt_ms: int | None = None
+    sending: asyncio.Task[None] | None = None
+    is_at_receiver: bool = False
 
 
 class Outbox:
     """Delivers notifications, each receiver on its own, and reports each end to `on_done`.
 
+    `announce` is awaited before the first attempt at each notification, and `lease` is asked before every attempt.
     `now_ms` is a monotonic clock in milliseconds and `sleep` takes seconds. Cancelling `run` ends it at once: what was
-    not reported to `on_done` counts as not sent, and is sent again after the next start under the same id.
+    not reported to `on_done` counts as not settled, and is sent again after the next start under the same id.
     """
 
     def __init__(
@@ -130,6 +180,8 @@ class Outbox:
         receivers: Iterable[Receiver],
         on_done: OnDone,
         *,
+        announce: Announce = announce_nothing,
+        lease: Lease | None = None,
         give_up_after_ms: int = GIVE_UP_AFTER_MS,
         capacity: int = CAPACITY,
         now_ms: Callable[[], int] = _monotonic_ms,
@@ -139,10 +191,13 @@ class Outbox:
             receiver.name: _Line(receiver, asyncio.Queue(maxsize=max(capacity, 1))) for receiver in receivers
         }
         self._on_done = on_done
+        self._announce = announce
+        self._lease = Alone() if lease is None else lease
         self._give_up_after_ms = give_up_after_ms
         self._now_ms = now_ms
         self._sleep = sleep
         self._waiting: dict[str, tuple[str, int]] = {}
+        self._term = 0
 
     async def put(self, notification: Notification, message: Message) -> bool:
         """Hand in a notification for its receiver; waits while that receiver's queue is full.
@@ -157,7 +212,7 @@ class Outbox:
             return False
         self._waiting[notification.id] = notification.receiver, self._now_ms()
         try:
-            await line.queue.put((notification, message))
+            await line.queue.put((self._term, notification, message))
         except asyncio.CancelledError:
             self._waiting.pop(notification.id, None)
             raise
@@ -172,9 +227,34 @@ class Outbox:
         return ages
 
     async def join(self) -> None:
-        """Wait until everything handed in has been reported to `on_done`."""
+        """Wait until everything handed in has been reported to `on_done`, or dropped."""
         for line in self._lines.values():
             await line.queue.join()
+
+    async def let_go(self, within_s: float) -> None:
+        """Another one notifies from now on: drop what was handed in.
+
+        An attempt that is under way has `within_s` seconds to end and to be reported; then it is dropped too.
+        """
+        self._term += 1
+        self._waiting.clear()
+        under_way = set()
+        for line in self._lines.values():
+            while not line.queue.empty():
+                line.queue.get_nowait()
+                line.queue.task_done()
+            if line.sending is not None:
+                under_way.add(line.sending)
+                if not line.is_at_receiver:
+                    line.sending.cancel()
+        if not under_way:
+            return
+        _, late = await asyncio.wait(under_way, timeout=within_s)
+        for task in late:
+            task.cancel()
+        if late:
+            _log.warning("%d notifications are handed on while nobody knows whether they arrived", len(late))
+            await asyncio.wait(late)
 
     async def run(self) -> None:
         """Deliver until cancelled. An error in `on_done` ends it: what cannot be logged must not go on."""
@@ -184,18 +264,50 @@ class Outbox:
 
     async def _drain(self, line: _Line) -> None:
         while True:
-            notification, message = await line.queue.get()
-            result = await self._deliver(line, notification, message)
-            await self._on_done(notification, result)
-            self._waiting.pop(notification.id, None)
-            line.queue.task_done()
+            term, notification, message = await line.queue.get()
+            try:
+                # Of an earlier term is what its owner was still waiting to hand in when it was let go.
+                if term == self._term:
+                    await self._send(line, notification, message)
+            finally:
+                line.queue.task_done()
 
-    async def _deliver(self, line: _Line, notification: Notification, message: Message) -> Result:
+    async def _send(self, line: _Line, notification: Notification, message: Message) -> None:
+        """Deliver one and report it, as a task of its own, which can be dropped while the line goes on."""
+        line.sending = task = asyncio.create_task(self._settle(line, notification, message))
+        try:
+            await asyncio.wait({task})
+        finally:
+            line.sending = None
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+    async def _settle(self, line: _Line, notification: Notification, message: Message) -> None:
+        term = self._term
+        try:
+            result = await self._deliver(line, notification, message)
+            if result is not None:
+                await self._on_done(notification, result)
+        finally:
+            line.is_at_receiver = False
+        if term == self._term:
+            self._waiting.pop(notification.id, None)
+
+    async def _deliver(self, line: _Line, notification: Notification, message: Message) -> Result | None:
+        """The end of it; None where it was let go before one."""
+        term = self._term
+        await self._wait_for_turn(line)
+        await self._hold_lease()
+        await self._announce(notification)
         deadline_ms = self._now_ms() + self._give_up_after_ms
-        attempt, lost_answer = 0, False
+        attempt = 0
         while True:
             attempt += 1
             outcome = await self._attempt(line, notification, message)
+            lost_answer = notification.possibly_repeated
             match outcome:
                 case Delivered():
                     return replace(outcome, possibly_repeated=lost_answer)
@@ -203,11 +315,12 @@ class Outbox:
                     _log.error(
                         "%s refused notification %s: %s", line.receiver.name, notification.id, outcome.reason
                     )
-                    return outcome
+                    return replace(outcome, possibly_delivered=lost_answer)
                 case Retry():
                     pass
                 case Ambiguous():
                     lost_answer = True
+                    notification = replace(notification, possibly_repeated=True)
                 case _:
                     assert_never(outcome)
             left_ms = deadline_ms - self._now_ms()
@@ -216,6 +329,9 @@ class Outbox:
             if left_ms <= 0:
                 _log.error("%s: notification %s given up after attempt %d: %s", *place, outcome.reason)
                 return GaveUp(outcome.reason, attempt, lost_answer)
+            if term != self._term:
+                return None
+            line.is_at_receiver = False
             # A wait beyond the deadline is cut to it: one last attempt is better than a message lost.
             delay_ms = min(retry_delay(attempt, outcome, notification.id), left_ms)
             _log.warning(
@@ -226,13 +342,25 @@ class Outbox:
                 delay_ms,
             )
             await self._sleep(delay_ms / SECOND)
+            await self._wait_for_turn(line)
 
-    async def _attempt(self, line: _Line, notification: Notification, message: Message) -> Outcome:
+    async def _wait_for_turn(self, line: _Line) -> None:
         if line.last_attempt_ms is not None:
             early_ms = line.last_attempt_ms + line.receiver.interval_ms - self._now_ms()
             if early_ms > 0:
                 await self._sleep(early_ms / SECOND)
+
+    async def _hold_lease(self) -> None:
+        """Return once the lease is valid, and at once: whoever awaits this goes on before anything else happens."""
+        while not self._lease.is_valid():
+            if not await self._lease.renew():
+                await self._sleep(LEASE_RETRY_SECONDS)
+
+    async def _attempt(self, line: _Line, notification: Notification, message: Message) -> Outcome:
+        # Asked last, after everything that takes time: a process that was stopped meanwhile must not go on.
+        await self._hold_lease()
         line.last_attempt_ms = self._now_ms()
+        line.is_at_receiver = True
         try:
             return await line.receiver.deliver(notification, message)
         except Exception as error:  # noqa: BLE001 - a fault of one receiver must not stop the others

@@ -46,20 +46,28 @@ _RANK: Final = {Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One transition for one receiver, with the reason why it is sent or not."""
+    """One transition for one receiver, with the reason why it is sent or not.
+
+    `possibly_repeated`: an earlier attempt at it may have arrived.
+    """
 
     id: str
     receiver: str
     transition: Transition
     reason: Reason
+    possibly_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a receiver was last told of an alert that fires: its severity and its episode."""
+    """What a receiver was last told of an alert that fires: its severity and its episode.
+
+    Not `certain`: an attempt was made, and nobody knows whether it arrived.
+    """
 
     severity: Severity
     episode_ms: int
+    certain: bool = True
 
 
 Standings = Mapping[tuple[str, str], Standing]
@@ -152,6 +160,8 @@ def net_state(
     firing              firing, same     logged only: what the receiver knows is true
     firing, episode 1   firing again     the latest is sent, as first (a new episode)
     firing              resolved         the latest is sent, as resolved
+    perhaps firing      firing           the latest is sent, with the reason of its own
+    perhaps firing      resolved         the latest is sent, as resolved
     ==================  ===============  ==============================================
 
     Everything before the latest is logged as superseded. `transitions` are in order of the log; so are the results.
@@ -199,7 +209,7 @@ def _net_reason(notification: Notification, told: Standing | None) -> Reason:
         return Reason.OVER if told is None else Reason.RESOLVED
     if told is None or told.episode_ms != notification.transition.episode_ms:
         return Reason.FIRST
-    return _change(told.severity, notification.transition.severity)
+    return _change(told.severity, notification.transition.severity) if told.certain else notification.reason
 
 
 def _change(before: Severity, after: Severity) -> Reason:

@@ -56,7 +56,7 @@ def load_runbooks(directory: Path | None) -> dict[str, Runbook]:
         if directory.is_dir():
             loaded |= _load(directory, str(directory), found, skip=())
         else:
-            found.append(f"{directory}: no such directory: create it, or correct the setting runbooks")
+            found.append(f"{directory}: no such directory: create it, or name another folder of runbooks")
     loaded |= _load(shipped_runbooks(), "runbooks", found, skip=loaded)
     if found:
         raise RunbookError(found)

@@ -228,4 +228,7 @@ def retry_after_ms(value: str | None, now_ms: int) -> int | None:
 
 def _metadata(notification: Notification) -> dict[str, Any]:
     # The same id when a lost answer makes it come twice, so that a reader or a program can tell.
-    return {"event_type": EVENT_TYPE, "event_payload": {"notification": notification.id}}
+    payload: dict[str, Any] = {"notification": notification.id}
+    if notification.possibly_repeated:
+        payload["possibly_repeated"] = True
+    return {"event_type": EVENT_TYPE, "event_payload": payload}

@@ -11,9 +11,18 @@ from typing import Any, Final
 
 from rules.files import RuleFile, read_rule_files, read_what_can_be
 from rules.labels import DERIVED_DIMENSIONS, MODEL_CALLS, STANDARD_DIMENSIONS, Matcher, is_dimension
-from rules.measures import Measure, Outcome, UnknownMeasureError, measure
+from rules.measures import LARGEST_PERCENTILE, Formula, Measure, Outcome, UnknownMeasureError, measure
 from rules.problem import InvalidFilesError, Problem, did_you_mean
-from rules.quantities import CALLS, DAY, SECOND, QuantityError, format_window, parse_duration, parse_quantity
+from rules.quantities import (
+    CALLS,
+    DAY,
+    SECOND,
+    QuantityError,
+    format_quantity,
+    format_window,
+    parse_duration,
+    parse_quantity,
+)
 from rules.rule import Direction, Levels, Rule, RuleSet, Severity, Threshold, tier_ms
 from rules.schema import FileModel, LevelsModel, RuleModel, context_of, inside, rule_paths
 from rules.source import Node, empty_values, read_yaml, salvage, validate
@@ -266,9 +275,16 @@ class _RuleReader:
     def _quantity(self, text: str, found: Measure | None, *path: str) -> float | None:
         if found is not None:
             try:
-                return parse_quantity(text, found.unit)
+                value = parse_quantity(text, found.unit)
             except QuantityError as error:
                 self._report(f"{found.name}: {error}", *path)
+                return None
+            if found.formula is Formula.PERCENTILE and value * found.scale >= LARGEST_PERCENTILE:
+                largest = format_quantity(LARGEST_PERCENTILE / found.scale, found.unit)
+                cause = f"{text} is more than a percentile can say, which ends at {largest}: use avg or max"
+                self._report(f"{found.name}: {cause}", *path)
+                return None
+            return value
         return None
 
     def _window(self) -> int | None:

@@ -15,6 +15,9 @@ MICROSECONDS_PER_MS: Final = 1_000
 SCALE: Final = {"duration": MICROSECONDS_PER_MS, "score": 1_000_000, "rate": 1_000}
 """Stored integers per base unit, by kind of column; 1 where absent."""
 
+LARGEST_PERCENTILE: Final = (1 << 32) - 1
+"""The largest stored integer that a histogram tells apart: larger values count as this one in percentiles."""
+
 
 class Outcome(StrEnum):
     """Which calls a percentile, mean or maximum is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from rules.labels import Series
 from rules.transition import Exemplar
+from rules.view import View
 from streams.event import ShownCall, show
 
 Ints = NDArray[np.int64]
@@ -83,3 +85,16 @@ class Candidate:
             if self.shown is None:
                 self.shown = described[self.offset] = show(self.raw)
         return Exemplar(self.at_ms, source, self.offset, self.value, self.shown)
+
+
+def by_shard(view: View, block: Block) -> Iterable[tuple[int, Block]]:
+    """The block cut by shard; whole where its view lies on one."""
+    if len(block) == 0:
+        return
+    of_series = np.array([view.shard(each) for each in block.series], np.int64) if view.parent else None
+    if of_series is None:
+        yield view.shard(block.series[0]), block
+        return
+    of_entry = of_series[block.row]
+    for shard in np.unique(of_entry).tolist():
+        yield shard, block.select(np.flatnonzero(of_entry == shard))

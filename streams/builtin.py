@@ -193,6 +193,14 @@ def unloaded_rules(topic: str, problems: Sequence[str], now_ms: int) -> list[Con
     return [Condition(RULES_NOT_LOADED, ("topic", topic), now_ms, len(problems), summary)]
 
 
+def unloaded_files(problems: Sequence[str], now_ms: int) -> list[Condition]:
+    """Rule files or a price file that a worker was told to read again are not valid."""
+    if not problems:
+        return []
+    summary = f"files that were read again are not valid: {problems[0][:_LONGEST]}"
+    return [Condition(RULES_NOT_LOADED, ("files", "rules and prices"), now_ms, len(problems), summary)]
+
+
 def with_other_receivers(routes: Sequence[Route], receivers: Iterable[str]) -> tuple[Route, ...]:
     """The routes, with one for each receiver before them: that it fails is told to others.
 

@@ -45,7 +45,8 @@ class Seal:
 class Late:
     """Spend of calls that came after their pane was sealed, one entry per call, by offset.
 
-    `row`: int64[n], index into `series`. `start_ms`, `offset`, `spend` (nano-dollars): int64[n].
+    `row`: int64[n], index into `series`. `start_ms`, `offset`, `spend` (nano-dollars), `seen_ms`: int64[n]; the last is
+    how far the source was sealed when the call came: ticks after that see it, whenever it was published.
     """
 
     view: str
@@ -54,6 +55,23 @@ class Late:
     start_ms: Ints
     offset: Ints
     spend: Ints
+    seen_ms: Ints
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, mask: NDArray[np.bool_]) -> Late:
+        """Some of the bookings: bool[n]."""
+        used, row = np.unique(self.row[mask], return_inverse=True)
+        return Late(
+            self.view,
+            tuple(self.series[number] for number in used.tolist()),
+            row.astype(np.int64),
+            self.start_ms[mask],
+            self.offset[mask],
+            self.spend[mask],
+            self.seen_ms[mask],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,21 +114,13 @@ def split_late(bookings: Sequence[Late], limit: int = CHUNK_BYTES) -> Iterator[t
     if not bookings:
         return
     offsets = np.concatenate([late.offset for late in bookings])
-    sizes = np.concatenate([28.0 + _texts_bytes(late.series)[late.row] for late in bookings])
+    sizes = np.concatenate([36.0 + _texts_bytes(late.series)[late.row] for late in bookings])
     distinct, call = np.unique(offsets, return_inverse=True)
     piece = (np.cumsum(np.bincount(call, weights=sizes)) // limit).astype(np.int64)
     for number in np.unique(piece).tolist():
         within = distinct[piece == number]
         chosen = ((late, (late.offset >= within[0]) & (late.offset <= within[-1])) for late in bookings)
-        yield tuple(_late_part(late, mask) for late, mask in chosen if mask.any())
-
-
-def _late_part(late: Late, mask: NDArray[np.bool_]) -> Late:
-    used, row = np.unique(late.row[mask], return_inverse=True)
-    series = tuple(late.series[number] for number in used.tolist())
-    return Late(
-        late.view, series, row.astype(np.int64), late.start_ms[mask], late.offset[mask], late.spend[mask]
-    )
+        yield tuple(late.select(mask) for late, mask in chosen if mask.any())
 
 
 def _texts_bytes(series: Sequence[Series]) -> NDArray[np.float64]:
@@ -145,13 +155,16 @@ class _WireBlock(msgspec.Struct, array_like=True):
     exemplars: list[tuple[int, str, int, int, int, dict[str, Any]]]
 
 
-class _WireLate(msgspec.Struct, array_like=True):
+class WireLate(msgspec.Struct, array_like=True):
+    """Late bookings as they stand in records and snapshots."""
+
     view: str
     series: list[tuple[str, ...]]
     row: bytes
     start_ms: bytes
     offset: bytes
     spend: bytes
+    seen_ms: bytes
 
 
 class _WireChunk(msgspec.Struct):
@@ -162,7 +175,7 @@ class _WireChunk(msgspec.Struct):
     shard: int
     version: int
     blocks: list[_WireBlock]
-    late: list[_WireLate]
+    late: list[WireLate]
     seal: Seal | None
 
 
@@ -181,17 +194,7 @@ def encode(chunk: Chunk) -> bytes:
             chunk.shard,
             chunk.version,
             [_wire_block(block) for block in chunk.blocks],
-            [
-                _WireLate(
-                    late.view,
-                    list(late.series),
-                    _narrow(late.row),
-                    _wide(late.start_ms),
-                    _wide(late.offset),
-                    _wide(late.spend),
-                )
-                for late in chunk.late
-            ],
+            [wire_late(late) for late in chunk.late],
             chunk.seal,
         )
     )
@@ -208,13 +211,26 @@ def decode(value: bytes) -> Chunk:
         if wire.format != FORMAT:
             raise ChunkError(f"format {wire.format} of a panes record is not known here, only {FORMAT}")
         source = Source(wire.topic, wire.partition, wire.topic_id)
-        late = tuple(map(_late, wire.late))
+        late = tuple(map(late_of, wire.late))
         blocks = tuple(_block(block, str(source)) for block in wire.blocks)
         return Chunk(source, wire.shard, wire.version, blocks, late, wire.seal)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
         raise (
             error if isinstance(error, ChunkError) else ChunkError(f"not a panes record: {error}")
         ) from error
+
+
+def wire_late(late: Late) -> WireLate:
+    """Late bookings as plain values."""
+    return WireLate(
+        late.view,
+        list(late.series),
+        _narrow(late.row),
+        _wide(late.start_ms),
+        _wide(late.offset),
+        _wide(late.spend),
+        _wide(late.seen_ms),
+    )
 
 
 def _wire_block(block: Block) -> _WireBlock:
@@ -242,7 +258,12 @@ def _wire_block(block: Block) -> _WireBlock:
     )
 
 
-def _late(wire: _WireLate) -> Late:
+def late_of(wire: WireLate) -> Late:
+    """Late bookings of plain values.
+
+    Raises:
+        ChunkError: they do not fit together.
+    """
     late = Late(
         wire.view,
         tuple(wire.series),
@@ -250,8 +271,9 @@ def _late(wire: _WireLate) -> Late:
         _from_wide(wire.start_ms),
         _from_wide(wire.offset),
         _from_wide(wire.spend),
+        _from_wide(wire.seen_ms),
     )
-    _check_lengths(len(late.row), late.start_ms, late.offset, late.spend)
+    _check_lengths(len(late.row), late.start_ms, late.offset, late.spend, late.seen_ms)
     _check_below(len(late.series), late.row)
     if len(late.row) == 0:
         raise ChunkError("a late booking without calls")

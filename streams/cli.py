@@ -61,8 +61,10 @@ def worker(config: Path | None, log_level: str, *, accept_loss: bool) -> None:
     for line in describe(setup, config):
         logging.getLogger("streams.worker").info("%s", line)
 
+    from streams.collector import collect_rarely
     from streams.worker import run_worker
 
+    collect_rarely()
     try:
         _run(run_worker(setup, accept_loss=accept_loss))
     except told as error:
@@ -333,13 +335,13 @@ def _settings(config: Path | None) -> Any:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    from streams.kafka_security import KafkaSecurityError
+    from streams.kafka_security import KafkaSecurityError, NoBrokerError
 
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         sys.exit(130)
-    except KafkaSecurityError as error:
+    except (KafkaSecurityError, NoBrokerError) as error:
         _fail(str(error))
 
 

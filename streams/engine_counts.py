@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rules.rule import PANE_MS
 from rules.view import FieldKind, View
 from streams.block import Block
+from streams.rule_log import RuleLog
 
 Ints = NDArray[np.int64]
 
@@ -20,15 +21,15 @@ class EngineCounts:
     Such a pane is never sealed, so nothing here is ever late. Events before the first call wait for it.
     """
 
-    def __init__(self, views: Iterable[View]) -> None:
-        self._views = tuple(views)
+    def __init__(self, log: RuleLog) -> None:
+        self._log = log
         self._panes: dict[int, dict[str, int]] = {}
         self._touched: set[int] = set()
         self._waiting: dict[str, int] = {}
 
-    def use(self, views: Iterable[View]) -> None:
-        """Watch for these views from now on."""
-        self._views = tuple(views)
+    def use(self, log: RuleLog) -> None:
+        """Watch for the views of this log from now on."""
+        self._log = log
 
     def add(self, name: str, starts: Ints) -> None:
         """Count one event for each pane start given; UNKNOWN waits for the first call."""
@@ -49,21 +50,25 @@ class EngineCounts:
         for name, number in waiting.items():
             self._book(name, start_ms, number)
 
-    def touched(self) -> Iterator[tuple[View, Block]]:
-        """The whole content of the panes changed since the last call, once per view."""
-        if not self._touched:
+    def touched(self, until_ms: int | None = None) -> Iterator[tuple[View, Block]]:
+        """The whole content of the panes changed since the last call, once per view, by what is in force at each pane.
+
+        Panes that end after `until_ms` are kept for a later call.
+        """
+        starts = sorted(start for start in self._touched if until_ms is None or start + PANE_MS <= until_ms)
+        if not starts:
             return
-        starts = sorted(self._touched)
-        self._touched.clear()
-        for view in self._views:
+        self._touched.difference_update(starts)
+        for view in self._log.engine_views():
+            seen = [start for start in starts if view in self._log.epoch_at(start).views]
             columns = {
-                field.name: np.array([self._panes[start].get(field.column, 0) for start in starts], np.int64)
+                field.name: np.array([self._panes[start].get(field.column, 0) for start in seen], np.int64)
                 for field in view.fields
                 if field.kind is FieldKind.COUNT
             }
-            if columns:
-                row = np.zeros(len(starts), np.int64)
-                yield view, Block(view.hash, ((),), row, np.array(starts, np.int64), columns, {})
+            if columns and seen:
+                row = np.zeros(len(seen), np.int64)
+                yield view, Block(view.hash, ((),), row, np.array(seen, np.int64), columns, {})
 
     def seal(self, before_ms: int) -> None:
         """Drop the panes that end at or before a time."""

@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rules.evaluator import RuleState, Thresholds, close, evaluate, thresholds
 from rules.rule import PANE_MS, Rule, RuleSet, tier_ms
 from rules.transition import Transition
-from rules.view import Field, FieldKind, Selection, View
+from rules.view import Field, FieldKind, Selection
 from streams import shard_state
-from streams.chunk import Chunk, Late, Seal
+from streams.chunk import Chunk, Late, Seal, late_of
 from streams.content import Content, contents, difference, merge, renumbered, restrict
 from streams.evaluate_state import Held, RuleTicks, SourceState, restore_view, source_state, view_state
 from streams.frontier import pane_start
+from streams.late import above, divided, plain
+from streams.late import apply as apply_late
 from streams.records import Source
 from streams.rule_log import Epoch, RuleLog
 from streams.shard_state import ShardState
@@ -28,8 +29,6 @@ SILENT_MS: Final = 30_000
 """A source that reports nothing for this long, by the other sources' clocks, no longer holds them back."""
 FORGET_FROM: Final = 2_048
 """Series of a view that a shard remembers before it looks for ones to forget."""
-_SPEND: Final = Field(FieldKind.SUM, "spend", Selection.ANY)
-_PRICED: Final = Field(FieldKind.COUNT, "spend", Selection.ANY)
 _LAG: Final = Field(FieldKind.PEAK, "lag", Selection.ANY)
 
 
@@ -70,7 +69,7 @@ class Evaluate:
                 yield ticks.rule, ticks.state
 
     def switch(self, log: RuleLog) -> None:
-        """Use a newer rules log."""
+        """Use a newer rules log. Ticks that have passed stay as they were."""
         self._log = log
         tiers = {key: set(windows.tiers) for key, windows in self._views.items()}
         self._prepare_windows()
@@ -123,6 +122,7 @@ class Evaluate:
                     if view in shard._views
                     for pane in panes
                 },
+                [late for late in map(late_of, source.late) if late.view in shard._views],
             )
         for rule in state.rules:
             ticks = shard._ticks.get(rule.name)
@@ -143,7 +143,9 @@ class Evaluate:
                 if start + PANE_MS > sealed:
                     self._replace(state, windows, start, chunk.version, content)
         for late in chunk.late:
-            self._book_late(state, late)
+            fresh = above(late, state.late_applied) if late.view in self._views else None
+            if fresh is not None:
+                state.late.append(fresh)
         state.late_applied = max([state.late_applied, *(int(late.offset.max()) for late in chunk.late)])
         if chunk.seal is None or chunk.version < state.version:
             return []  # an older flush of a worker that has lost the source meanwhile says nothing new
@@ -164,7 +166,10 @@ class Evaluate:
     def _replace(
         self, state: SourceState, windows: ViewWindows, start: int, version: int, content: Content
     ) -> None:
-        """Put newer versions of cells in the place of those before; older or equal ones change nothing."""
+        """Put newer versions of cells in the place of those before; older ones change nothing.
+
+        An equal one says the same, unless its source was read again because of prices that it had not heard of in time.
+        """
         key = (windows.view.hash, start)
         held = state.held.get(key)
         if held is None:
@@ -173,7 +178,7 @@ class Evaluate:
             return
         at = np.minimum(np.searchsorted(held.content.rows, content.rows), len(held.content.rows) - 1)
         known = held.content.rows[at] == content.rows
-        stale = known & (held.versions[at] >= version)
+        stale = known & (held.versions[at] > version)
         if stale.all():
             return
         if stale.any():
@@ -191,25 +196,37 @@ class Evaluate:
             together, np.array([versions[row] for row in together.rows.tolist()], np.int64)
         )
 
-    def _book_late(self, state: SourceState, late: Late) -> None:
-        """Add the spend of late calls to their panes: each booking once, by its call's offset."""
-        windows = self._views.get(late.view)
-        if windows is None:
-            return
-        rows = windows.rows.number(late.series)[late.row]
-        for index in np.flatnonzero(late.offset > state.late_applied).tolist():
-            row = rows[index : index + 1]
-            columns = {
-                each: np.full(1, UNKNOWN if each.kind is FieldKind.PEAK else 0, np.int64)
-                for each in windows.view.fields
-                if each.kind in (FieldKind.COUNT, FieldKind.SUM, FieldKind.PEAK)
-            }
-            columns[_SPEND] = late.spend[index : index + 1]
-            if _PRICED in columns:
-                columns[_PRICED] = np.ones(
-                    1, np.int64
-                )  # or the spend per call would rise with every late call
-            windows.apply(int(late.start_ms[index]), _plain(windows.view, row, columns))
+    def _next_late(self) -> int | None:
+        """How far a source was sealed when the first of the waiting late calls came, if that is below the watermark."""
+        waiting = [
+            int(late.seen_ms.min()) for state in self._sources.values() for late in state.late if len(late)
+        ]
+        first = min(waiting, default=None)
+        return None if first is None or first >= self.watermark_ms else first
+
+    def _apply_late(self, seen_ms: int) -> list[Transition]:
+        """Add the spend of late calls that ticks after `seen_ms` see to its panes.
+
+        Which ticks those are follows from the calls alone, not from when they were published.
+        """
+        due: list[Late] = []
+        for state in self._sources.values():
+            parts = [divided(late, seen_ms) for late in state.late]
+            due += [part for part, _ in parts if part is not None]
+            state.late = [later for _, later in parts if later is not None]
+        transitions: list[Transition] = []
+        concerned = {late.view for late in due}
+        for ticks in self._ticks.values():
+            step = ticks.rule.tick_ms
+            if ticks.rule.view.hash in concerned:
+                if ticks.next_ms is not None and ticks.next_ms <= seen_ms:
+                    # Ticks were left out while the window was empty: none of those may see it.
+                    transitions += self._evaluate(ticks, seen_ms // step * step)
+                elif ticks.next_ms is None:
+                    ticks.next_ms = (seen_ms // step + 1) * step
+        for late in due:
+            apply_late(late, self._views[late.view])
+        return transitions
 
     def _seal(self, state: SourceState, seal: Seal) -> None:
         """Take a source's seal: forget versions that can no longer change, book its lag, move the watermark."""
@@ -227,7 +244,7 @@ class Evaluate:
             for windows in self._views.values():
                 if _LAG in windows.view.fields:
                     row = windows.rows.number([()])
-                    windows.apply(start, _plain(windows.view, row, {_LAG: np.array([seal.lag_ms], np.int64)}))
+                    windows.apply(start, plain(windows.view, row, {_LAG: np.array([seal.lag_ms], np.int64)}))
         self.watermark_ms = max(self.watermark_ms, self._combined())
 
     def _combined(self) -> int:
@@ -249,7 +266,11 @@ class Evaluate:
             ]
             first = min((tick for tick, _ in nexts), default=None)
             following = self._following_epoch()
-            if following is not None and (first is None or first > following.from_ms):
+            late = self._next_late()
+            begins = None if following is None else following.from_ms
+            if late is not None and all(late < each for each in (first, begins) if each is not None):
+                transitions += self._apply_late(late)
+            elif following is not None and (first is None or first > following.from_ms):
                 if following.from_ms > self.watermark_ms:
                     break
                 transitions += self._enter(following)
@@ -377,12 +398,3 @@ class Evaluate:
             np.where(live, levels.warning[: len(live)], np.nan),
             np.where(live, levels.critical[: len(live)], np.nan),
         )
-
-
-def _plain(view: View, row: NDArray[np.int64], columns: dict[Field, NDArray[np.int64]]) -> Content:
-    """Content of one row with plain columns only."""
-    nothing = np.zeros(0, np.int64)
-    sparse = {
-        f: (nothing, nothing) for f in view.fields if f.kind in (FieldKind.HISTOGRAM, FieldKind.DISTINCT)
-    }
-    return Content(row, columns, sparse)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rules.evaluator import RuleState, Thresholds
 from rules.rule import Rule
 from streams import shard_state
-from streams.chunk import Seal
+from streams.chunk import Late, Seal, wire_late
 from streams.content import Content
 from streams.records import Source
 from streams.windows import TierPane, ViewWindows
@@ -26,12 +26,13 @@ class Held:
 
 @dataclass(slots=True)
 class SourceState:
-    """What one shard knows of one source."""
+    """What one shard knows of one source. `late`: bookings that no tick may see yet."""
 
     version: int = -1
     seal: Seal | None = None
     late_applied: int = -1
     held: dict[tuple[str, int], Held] = field(default_factory=dict)
+    late: list[Late] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -86,4 +87,5 @@ def source_state(source: Source, state: SourceState) -> shard_state.SourceState:
         state.seal,
         state.late_applied,
         held,
+        [wire_late(late) for late in state.late],
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from streams.call_files import CallFileError
 from streams.durations import moment_of
-from streams.kafka import new_consumer, no_broker, stop_client
+from streams.kafka import new_consumer, start_at_once, stop_client
 from streams.settings import Settings
 from streams.setup import wall_ms
 from streams.topic_ids import describe_topics
@@ -20,18 +19,15 @@ async def run_export(settings: Settings, start: str, end: str | None) -> None:
 
     Raises:
         InvalidFilesError: a time that cannot be read.
-        CallFileError: the broker or the topics are not there.
+        CallFileError: the topics are not there.
+        NoBrokerError: no broker answers.
     """
     now = wall_ms()
     from_ms = moment_of(start, "--from", now)
     to_ms = now if end is None else moment_of(end, "--to", now)
     consumer = new_consumer(settings, None, "tocsin-export")
     try:
-        try:
-            await consumer.start()
-        except (KafkaError, OSError) as error:
-            cause = await no_broker(settings, error)
-            raise CallFileError(f"{cause}; see kafka.brokers in the settings") from error
+        await start_at_once(consumer, settings)
         found = await describe_topics(consumer._client, settings.calls.topics)  # noqa: SLF001 - no public way
         missing = [topic for topic in settings.calls.topics if topic not in found]
         if missing:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rules.rule import PANE_MS
-from rules.view import CALL_SOURCE, SHARDS, FieldKind, View
-from streams.block import Block
+from rules.view import CALL_SOURCE, SHARDS, View
+from streams.block import Block, by_shard
 from streams.call import Batch, Pricing, Reader
 from streams.chunk import Chunk, Late, Seal, split, split_late
 from streams.engine_counts import EngineCounts
+from streams.epoch_prices import pricing_by
 from streams.event import ShownCall
-from streams.filter import filtered
 from streams.frontier import Frontier, Lateness, clamp, pane_start
+from streams.late import bookings
 from streams.needs import Needs
 from streams.panes import SERIES_PER_PANE, ViewPanes
-from streams.position import Counts, Flush, Idle, Position
+from streams.position import Counts, Flush, Idle, Overtaken, Position
 from streams.records import Records, Rejected, Source
 from streams.repeated import repeated_rows
 from streams.rule_log import RuleLog
@@ -61,6 +62,7 @@ class _SourceState:
     frontier: Frontier = field(default_factory=Frontier)
     next_offset: int = 0
     rebuilt_until: int = 0
+    sealed_ms: int = UNKNOWN
     watermark_ms: int = UNKNOWN
     before: Frontier | None = None
     panes: dict[str, ViewPanes] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class Ingest:
     def __init__(self, config: IngestConfig, log: RuleLog, price: Callable[[], Pricing]) -> None:
         self.config = config
         self.log = log
+        self.known_until_ms: int | None = None
+        """Panes that end later are neither published nor sealed, and no watermark goes beyond; None: no bound."""
         self.counts = Counts()
         self._price = price
         self._sources: dict[Source, _SourceState] = {}
@@ -91,7 +95,7 @@ class Ingest:
 
         With a position, its open panes are rebuilt from the records between `first` and `next`.
         """
-        state = _SourceState(self._reader(), self.log, EngineCounts(self.log.engine_views()))
+        state = _SourceState(self._reader(), self.log, EngineCounts(self.log))
         self._sources[source] = state
         if position is None:
             return None
@@ -101,15 +105,38 @@ class Ingest:
         )
         state.rebuilt_until, state.next_offset = position.next, position.first
         state.watermark_ms = position.watermark_ms
+        sealed = state.frontier.sealed_ms(self.config.lateness)
+        state.sealed_ms = sealed if position.sealed_ms is None else position.sealed_ms
         return position.first
 
     def revoke(self, source: Source) -> None:
         """Forget a source: whoever has it next rebuilds it from the log."""
         self._sources.pop(source, None)
 
-    def switch(self, log: RuleLog) -> None:
-        """Use a newer rules log. Open panes of views that are still needed stay as they are."""
-        self.log = log
+    def switch(self, log: RuleLog) -> list[Overtaken]:
+        """Use a newer rules log. Panes that lie before its changes stay as they are.
+
+        Returns the sources that already have panes beyond them: give each to `read_again`, and its records once more.
+        """
+        from_ms, self.log = log.changed_from_ms(self.log), log
+        found = []
+        for source, state in sorted(self._sources.items()):
+            if from_ms is None:
+                break
+            beyond = sum(start >= from_ms for start in state.first if start != UNKNOWN)
+            sealed = max(0, state.sealed_ms - from_ms) // self.config.pane_ms
+            if beyond or sealed:
+                found.append(Overtaken(source, self._position(state).first, beyond, sealed))
+        return found
+
+    def read_again(self, source: Source) -> int:
+        """Start a source anew where it stands: the offset from which its open panes are rebuilt by the log of now."""
+        state = self._sources[source]
+        position = self._position(state)
+        self.assign(source, position)
+        # What was late before this position is not booked again.
+        self._sources[source].late = state.late
+        return position.first
 
     def take(self, records: Records) -> list[Rejected]:
         """Count records in, in order of offset; those that are no calls come back with their reason."""
@@ -120,20 +147,28 @@ class Ingest:
             self._renew(state)
         rebuilt = int(np.searchsorted(records.offsets, state.rebuilt_until))
         if rebuilt:
-            self._rebuild(state, _part(records, slice(0, rebuilt)))
-            records = _part(records, slice(rebuilt, None))
+            self._rebuild(state, records.part(slice(0, rebuilt)))
+            records = records.part(slice(rebuilt, None))
             if len(records) == 0:
                 return []
         state.before = None
         begins = int(records.offsets[0]), state.frontier.copy()
-        batch, rejected, late, future = self._judge(state, records, state.frontier, begins)
+        batch, rejected, sealed, late, future = self._judge(state, records, state.frontier, begins)
         if len(batch):
             state.last_call_ms = int(batch.at_ms[-1])
         self.counts.rejected += len(rejected)
         self.counts.late += int(np.count_nonzero(late))
         self.counts.clamped += int(np.count_nonzero(future))
         if late.any():
-            self._book_late(state, batch.take(np.flatnonzero(late)))
+            came_late = batch.take(np.flatnonzero(late))
+            for shard, booking in bookings(
+                came_late,
+                sealed[late],
+                self.config.pane_ms,
+                self.log,
+                lambda view: self._panes(state, view).table,
+            ):
+                state.late.setdefault(shard, []).append(booking)
             batch = batch.take(np.flatnonzero(~late))
         accepted, duplicates = self._count(state, batch, begins)
         self.counts.accepted += accepted
@@ -146,6 +181,10 @@ class Ingest:
         """The next offset of a source to take."""
         return self._sources[source].next_offset
 
+    def first_offset(self, source: Source) -> int:
+        """The offset from which the open panes of a source can be rebuilt."""
+        return self._position(self._sources[source]).first
+
     def last_call_ms(self, source: Source) -> int | None:
         """Time of the last call, by event time; of the last one taken, where that is ahead and not yet corroborated."""
         state = self._sources[source]
@@ -154,19 +193,22 @@ class Ingest:
     def flush(self, source: Source, idle: Idle) -> Flush:
         """Everything touched since the last flush, whole; then drop what is sealed."""
         state = self._sources[source]
-        by_shard: dict[int, list[Block]] = {shard: [] for shard in range(SHARDS)}
+        blocks_of: dict[int, list[Block]] = {shard: [] for shard in range(SHARDS)}
         described: dict[int, ShownCall] = {}
+        known = self.known_until_ms
         for panes in state.panes.values():
-            for shard, block in _by_shard(panes.view, panes.touched(str(source), described)):
-                by_shard[shard].append(block)
-        for view, block in state.engine.touched():
-            by_shard[view.shard(())].append(block)
+            for shard, block in by_shard(panes.view, panes.touched(str(source), described, known)):
+                blocks_of[shard].append(block)
+        for view, block in state.engine.touched(known):
+            blocks_of[view.shard(())].append(block)
         frontier = state.frontier.sealed_ms(self.config.lateness)
+        frontier = max(state.sealed_ms, frontier if known is None else min(frontier, known))
+        state.sealed_ms = frontier
         self._seal(state, frontier)
         seal = self._watermark(state, frontier, idle)
         version = state.next_offset
         chunks = []
-        for shard, blocks in by_shard.items():
+        for shard, blocks in blocks_of.items():
             chunks += [
                 Chunk(source, shard, version, (), late) for late in split_late(state.late.get(shard, []))
             ]
@@ -177,9 +219,8 @@ class Ingest:
         return Flush(tuple(chunks), self._position(state))
 
     def _reader(self) -> Reader:
-        return Reader(
-            Needs.of(view for view in self.log.all_views() if view.source == CALL_SOURCE), self._price()
-        )
+        needs = Needs.of(view for view in self.log.all_views() if view.source == CALL_SOURCE)
+        return Reader(needs, pricing_by(self.log, self._price))
 
     def _overgrown(self, state: _SourceState) -> bool:
         return any(len(known) > self.config.known_series for known in state.reader.dictionaries.values())
@@ -187,7 +228,7 @@ class Ingest:
     def _renew(self, state: _SourceState) -> None:
         """A new reader with empty dictionaries: after a change of rules, or to bound what is remembered."""
         state.log, state.reader = self.log, self._reader()
-        state.engine.use(self.log.engine_views())
+        state.engine.use(self.log)
         for panes in state.panes.values():
             panes.table.forget_codes()
 
@@ -195,11 +236,10 @@ class Ingest:
         """Count calls again that lie in open panes; those of sealed panes were published before the restart."""
         assert state.before is not None
         begins = int(records.offsets[0]), state.before.copy()
-        batch, _, _, _ = self._judge(state, records, state.before, begins)
-        sealed = state.frontier.sealed_ms(self.config.lateness)
-        state.engine.seal(sealed)
-        starts = pane_start(batch.at_ms, self.config.pane_ms)
-        self._count(state, batch.take(np.flatnonzero(starts + self.config.pane_ms > sealed)), begins)
+        batch, _, _, late, _ = self._judge(state, records, state.before, begins)
+        state.engine.seal(state.sealed_ms)
+        is_open = pane_start(batch.at_ms, self.config.pane_ms) + self.config.pane_ms > state.sealed_ms
+        self._count(state, batch.take(np.flatnonzero(is_open & ~late)), begins)
         if len(batch):
             state.last_call_ms = int(batch.at_ms[-1])
         state.next_offset = int(records.offsets[-1]) + 1
@@ -207,10 +247,11 @@ class Ingest:
 
     def _judge(
         self, state: _SourceState, records: Records, frontier: Frontier, begins: _Begins
-    ) -> tuple[Batch, list[Rejected], Bools, Bools]:
+    ) -> tuple[Batch, list[Rejected], Ints, Bools, Bools]:
         """The calls of some records with their times clamped, what is no call, and which calls are late or clamped.
 
-        Moves the frontier, and books what went wrong with the engine's own counts.
+        The third result is how far the source was sealed when each call came. Moves the frontier, and books what went
+        wrong with the engine's own counts.
         """
         batch, rejected = state.reader.read(records)
         batch.at_ms, future = clamp(batch.at_ms, batch.broker_ms, self.config.lateness)
@@ -221,7 +262,7 @@ class Ingest:
         self._book_engine(state, batch.offsets, rejected, earlier, high, late, future)
         if state.engine.waiting:
             state.first.setdefault(UNKNOWN, begins)
-        return batch, rejected, late, future
+        return batch, rejected, sealed, late, future
 
     def _count(self, state: _SourceState, batch: Batch, begins: _Begins) -> tuple[int, int]:
         """Count accepted calls into the panes of the views in force at their time, each id once per pane.
@@ -281,7 +322,9 @@ class Ingest:
         """The seal of a flush. The clock stands in for data only where the source is proven idle."""
         reported = max(state.watermark_ms, frontier_ms)
         if idle.caught_up:
-            reported = max(reported, idle.wall_ms - self.config.lateness.allowed_ms)
+            clock_ms = idle.wall_ms - self.config.lateness.allowed_ms
+            known = self.known_until_ms
+            reported = max(reported, clock_ms if known is None else min(clock_ms, known))
         state.watermark_ms = reported
         lag = 0 if idle.caught_up or not state.last_broker_ms else max(0, idle.wall_ms - state.last_broker_ms)
         return Seal(frontier_ms, reported, idle.wall_ms, idle.sources, idle.caught_up, lag)
@@ -300,6 +343,7 @@ class Ingest:
             first_high_ms=begins[1].high_ms,
             first_high_broker_ms=begins[1].high_broker_ms,
             first_ahead_ms=tuple(begins[1].ahead_ms),
+            sealed_ms=None if state.sealed_ms == front.sealed_ms(self.config.lateness) else state.sealed_ms,
         )
 
     def _book_engine(
@@ -328,53 +372,6 @@ class Ingest:
             state.engine.release(start)
             if UNKNOWN in state.first:
                 state.first[start] = state.first.pop(UNKNOWN)
-
-    def _book_late(self, state: _SourceState, batch: Batch) -> None:
-        """Keep the spend of late calls: one entry per call and view that sums spend, under the call's own offset."""
-        starts = pane_start(batch.at_ms, self.config.pane_ms)
-        for views, rows in self.log.in_force(starts):
-            part = batch if rows is None else batch.take(rows)
-            for view in views:
-                if any(each.kind is FieldKind.SUM and each.column == "spend" for each in view.fields):
-                    self._book_late_of(state, view, part)
-
-    def _book_late_of(self, state: _SourceState, view: View, late: Batch) -> None:
-        seen, spend = filtered(late, view.where), late.column("spend")
-        priced = np.flatnonzero(spend != UNKNOWN) if seen is None else seen[spend[seen] != UNKNOWN]
-        table = self._panes(state, view).table
-        numbers = table.numbers(late, priced)
-        shards = np.array([view.shard(table.series[number]) for number in numbers.tolist()], np.int64)
-        for shard in np.unique(shards).tolist():
-            mine = priced[shards == shard]
-            used, row = np.unique(numbers[shards == shard], return_inverse=True)
-            booking = Late(
-                view.hash,
-                tuple(table.series[number] for number in used.tolist()),
-                row.astype(np.int64),
-                pane_start(late.at_ms[mine], self.config.pane_ms),
-                late.offsets[mine],
-                spend[mine],
-            )
-            state.late.setdefault(shard, []).append(booking)
-
-
-def _part(records: Records, rows: slice) -> Records:
-    return replace(
-        records, values=records.values[rows], offsets=records.offsets[rows], times_ms=records.times_ms[rows]
-    )
-
-
-def _by_shard(view: View, block: Block) -> Iterable[tuple[int, Block]]:
-    """The block cut by shard; whole where its view lies on one."""
-    if len(block) == 0:
-        return
-    of_series = np.array([view.shard(each) for each in block.series], np.int64) if view.parent else None
-    if of_series is None:
-        yield view.shard(block.series[0]), block
-        return
-    of_entry = of_series[block.row]
-    for shard in np.unique(of_entry).tolist():
-        yield shard, block.select(np.flatnonzero(of_entry == shard))
 
 
 def _offset(begins: _Begins) -> int:

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from streams.kafka_refusals import refusal
-from streams.kafka_security import KafkaSecurityError, read_access
+from streams.kafka_security import KafkaSecurityError, NoBrokerError, read_access
 from streams.settings import Settings
 
 _log: Final = logging.getLogger(__name__)
@@ -36,20 +36,30 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
     return {"bootstrap_servers": settings.kafka.brokers, **access.arguments()}
 
 
-def new_consumer(settings: Settings, group: str | None, client_id: str) -> AIOKafkaConsumer:
-    """A consumer that reads committed records only, from the log's start, and commits nothing by itself."""
+def new_consumer(
+    settings: Settings, group: str | None, client_id: str, *, wait_ms: int = 20
+) -> AIOKafkaConsumer:
+    """A consumer that reads committed records only, from the log's start, and commits nothing by itself.
+
+    With `kafka.instance` it is a static member of its group: it does not leave the group when it stops, and whoever
+    comes back under its name within the session timeout has the same partitions again, without a rebalance.
+    """
+    instance = settings.kafka.instance
     return AIOKafkaConsumer(
         **connection_arguments(settings),
         group_id=group,
+        # Named after the client too: in no group do two consumers of a worker have the same name.
+        group_instance_id=None if group is None or instance is None else f"{instance}.{client_id}",
         client_id=client_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
-        # 20 ms: an empty long poll of the embedded broker does not wake when something is produced.
-        fetch_max_wait_ms=20,
+        # Short: an empty long poll of the embedded broker does not wake when something is produced.
+        fetch_max_wait_ms=wait_ms,
         max_partition_fetch_bytes=FETCH_BYTES,
         session_timeout_ms=settings.kafka.session_timeout,
-        heartbeat_interval_ms=max(300, settings.kafka.session_timeout // 4),
+        # A worker hears of a rebalance by the answer to its next heartbeat: others wait for it meanwhile.
+        heartbeat_interval_ms=min(1_000, max(300, settings.kafka.session_timeout // 10)),
     )
 
 
@@ -86,6 +96,21 @@ async def start_client(
         else:
             return candidate
     return None
+
+
+async def start_at_once(client: AIOKafkaConsumer | AIOKafkaProducer, settings: Settings) -> None:
+    """Start a command's client: it does not wait for a broker.
+
+    Raises:
+        NoBrokerError: none answers.
+        KafkaSecurityError: a broker answers and refuses this client.
+    """
+    try:
+        await client.start()
+    except (KafkaError, OSError) as error:
+        raise NoBrokerError(
+            f"{await no_broker(settings, error)}; see kafka.brokers in the settings"
+        ) from error
 
 
 async def no_broker(settings: Settings, error: Exception) -> str:

@@ -24,6 +24,10 @@ LARGEST_PEM: Final = 1 << 20
 logging.getLogger("aiokafka.conn").setLevel(logging.CRITICAL)
 
 
+class NoBrokerError(Exception):
+    """No broker answers a command; the message says where it was looked for."""
+
+
 class KafkaSecurityError(Exception):
     """A cluster that cannot be reached as `kafka.security` stands; `problems` holds every finding, never a secret."""
 

@@ -14,8 +14,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
+from notifiers.delivery import Delivery
 from notifiers.notification import Notification
-from streams.health import DELIVERING
+from streams.fetching import Columns, fetch_columns
+from streams.following import Following
+from streams.health import DELIVERING, WAITING_FOR_RULES
 from streams.records import Records, Source
 from streams.topic_ids import describe_topics
 
@@ -118,7 +121,7 @@ class Loop:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         *,
         before_assign: Callable[[Sequence[int]], Awaitable[None]] | None = None,
-        deliver: Callable[[Notification], Awaitable[None]] | None = None,
+        delivery: Delivery | None = None,
     ) -> None:
         self._stage = stage
         self._consumer = consumer
@@ -126,7 +129,8 @@ class Loop:
         self._stopping = stopping
         self._now_ms = now_ms
         self._before_assign = before_assign
-        self._deliver = deliver
+        self._delivery = delivery
+        self._following: Following | None = None
         self._sources: dict[TopicPartition, Source] = {}
         self._total = 0
         self._assignment = 0
@@ -151,12 +155,19 @@ class Loop:
         """Partitions of the stage's topics, whoever has them."""
         return self._total
 
+    def follow(self, following: Following) -> None:
+        """Keep the stage at what is known of the rules log."""
+        self._following = following
+
     async def run(self) -> None:
         """Fetch, step, publish, commit, until told to stop; then a last flush."""
+        fetch_columns(self._consumer)
         self._consumer.subscribe(list(self._stage.topics), listener=_Listener(self))
         flushed_ms = 0
         while not self._stopping.is_set():
             self.turns += 1
+            if self._following is not None:
+                await self._following.catch_up(self._consumer, self._sources)
             if self._new:
                 await self._until_stopping(self._take_over())
                 continue
@@ -167,12 +178,16 @@ class Loop:
                 continue
             fetched = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=self._stage.batch)
             assignment = self._assignment
-            for partition, messages in fetched.items():
-                if assignment != self._assignment:
+            void: set[TopicPartition] = set()
+            for partition, columns in fetched.items():
+                records = self._records(partition, columns) if partition in self._sources else None
+                if records is not None and self._following is not None:
+                    void |= await self._until_known(records, self._following)
+                if assignment != self._assignment or self._stopping.is_set():
                     # Partitions moved while a step was published: those that are ours again are read from their start.
                     break
-                if messages and partition in self._sources:
-                    await self._do(self._stage.take(self._records(partition, messages)))
+                if records is not None and partition not in void:
+                    await self._do(self._stage.take(records))
                     # Where nothing had to be awaited, nobody else had a turn: heartbeats, other stages, signals.
                     await asyncio.sleep(0)
             now = self._now_ms()
@@ -181,6 +196,15 @@ class Loop:
                 await self.flush()
         if self._sources:
             await self.flush()
+
+    async def _until_known(self, records: Records, following: Following) -> set[TopicPartition]:
+        """Wait until enough is known of the rules log; the partitions that are read again since it was known."""
+        again: set[TopicPartition] = set()
+        while following.must_wait(records, self._now_ms()) and not self._stopping.is_set():
+            self.doing = WAITING_FOR_RULES
+            again |= await following.catch_up(self._consumer, self._sources)
+            await asyncio.sleep(0.02)
+        return again
 
     async def flush(self) -> None:
         """One flush of the stage."""
@@ -251,15 +275,23 @@ class Loop:
             if source is not None:
                 self._stage.revoke(source)
 
+    async def let_go(self) -> None:
+        """Wait for what has to end before others may have the partitions that were given up."""
+        if self._delivery is not None:
+            await self._delivery.let_go()
+
     async def _do(self, effects: Effects) -> None:
+        assignment = self._assignment
         self.doing = "publishing"
         for records in (effects.publish, *effects.then):
             if records:
                 await asyncio.gather(*[await self._send(each) for each in records])
-        if self._deliver is not None:
+        if self._delivery is not None:
             self.doing = DELIVERING
             for notification in effects.deliver:
-                await self._deliver(notification)
+                if assignment != self._assignment:
+                    break  # decided before partitions moved: whoever has them now decides anew
+                await self._delivery.put(notification)
         if effects.commit:
             self.doing = "committing"
             partition_of = {source: partition for partition, source in self._sources.items()}
@@ -293,15 +325,14 @@ class Loop:
             self.failed_commits += 1
             _log.warning("%s: not committed, trying again at the next flush: %r", self._stage.name, error)
 
-    def _records(self, partition: TopicPartition, messages: Sequence[object]) -> Records:
-        values = [message.value for message in messages]  # type: ignore[attr-defined]
-        first, last = messages[0], messages[-1]
-        if last.offset - first.offset == len(messages) - 1:  # type: ignore[attr-defined]
-            offsets = np.arange(first.offset, last.offset + 1, dtype=np.int64)  # type: ignore[attr-defined]
+    def _records(self, partition: TopicPartition, fetched: Columns) -> Records:
+        first, last = fetched.offsets[0], fetched.offset
+        if last - first == len(fetched) - 1:
+            offsets = np.arange(first, last + 1, dtype=np.int64)
         else:
-            offsets = np.array([message.offset for message in messages], np.int64)  # type: ignore[attr-defined]
-        times = np.array([message.timestamp for message in messages], np.int64)  # type: ignore[attr-defined]
-        return Records(self._sources[partition], values, offsets, times)
+            offsets = np.array(fetched.offsets, np.int64)
+        times = np.array(fetched.times_ms, np.int64)
+        return Records(self._sources[partition], fetched.values, offsets, times)
 
     async def _caught_up(self) -> frozenset[Source]:
         """Sources with nothing left to read, by an answer of the broker that is fresh enough to prove it."""
@@ -331,6 +362,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self._loop.joined = False
         self._loop.revoke(set(revoked))
+        await self._loop.let_go()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._loop.assign(set(assigned))

@@ -87,6 +87,8 @@ def run_measure(
     ]
     if notes:
         click.echo(", ".join([counted(counts.accepted, "call"), *notes]), err=True)
+    if (ignored := measured.ignored.text()) is not None:
+        click.echo(ignored, err=True)
 
 
 def _matchers(where: Sequence[str]) -> tuple[list[Matcher], list[Problem]]:

@@ -16,6 +16,7 @@ from rules.view import FieldKind, View
 from streams.call import Pricing
 from streams.content import Rows, contents
 from streams.frontier import Lateness
+from streams.ignored import Ignored
 from streams.ingest import Ingest, IngestConfig
 from streams.position import Counts, Idle
 from streams.records import Records, Rejected, Source
@@ -64,11 +65,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All rows in order of window and series, what was counted, and the first rejected records."""
+    """All rows in order of window and series, what was counted, the first rejected records, and unknown fields."""
 
     rows: tuple[Row, ...]
     counts: Counts
     rejected: tuple[Rejected, ...]
+    ignored: Ignored
 
 
 def names_in(records: Records | None) -> tuple[set[str], set[str]]:
@@ -136,12 +138,14 @@ def measure_calls(
     )
     ingest = Ingest(config, RuleLog([Epoch(0, RuleSet(()), (view,))]), lambda: price)
     rejected: list[Rejected] = []
+    ignored = Ignored()
     source: Source | None = None
     while first is not None:
         if source is None:
             source = first.source
             ingest.assign(source, None)
         rejected += ingest.take(first)[: 20 - len(rejected)]
+        ignored.look(first)
         first = next(iterator, None)
     rows: list[Row] = []
     if source is not None:
@@ -152,7 +156,7 @@ def measure_calls(
                 present = content.rows.tolist()
                 rows += _rows(measures, totals, present, start if window_ms else None, window_ms or 1000)
     rows.sort(key=lambda row: (row.start_ms or 0, row.series))
-    return Measured(tuple(rows), ingest.counts, tuple(rejected))
+    return Measured(tuple(rows), ingest.counts, tuple(rejected), ignored)
 
 
 def _rows(

@@ -79,7 +79,9 @@ class NotifyStage:
         return None
 
     def revoke(self, source: Source) -> None:
-        """Another worker notifies now."""
+        """Another worker notifies now: nothing is decided any more before the log has been read again."""
+        del source
+        self._notify = Notify(self._routes)
 
     def take(self, records: Records) -> Effects:
         """Decide about transitions."""
@@ -124,27 +126,30 @@ class NotifyStage:
         self._longest_ms = 0
         return False
 
+    def announced(self, notification: Notification, at_ms: int) -> Outgoing:
+        """The log's record of a delivery that is about to be attempted.
+
+        Whoever notifies next finds it, and knows that the notification may have arrived where nothing tells its end.
+        """
+        return self._outgoing(self._record(notification, notify.SENDING, "", at_ms))
+
     def settled(self, notification: Notification, result: Result, at_ms: int) -> Outgoing:
         """The log's record of a delivery that ended, which also tells whether the receiver fails."""
-        outcome = (
-            "sent"
-            if isinstance(result, Delivered)
-            else "given up"
-            if isinstance(result, GaveUp)
-            else "refused"
-        )
-        detail = result.receipt if isinstance(result, Delivered) else result.reason
-        repeated = isinstance(result, Delivered) and result.possibly_repeated
-        record = self._record(notification, outcome, detail, at_ms, repeated=repeated)
+        if isinstance(result, Delivered):
+            sent = self._record(notification, notify.SENT, result.receipt, at_ms)
+            record = msgspec.structs.replace(sent, possibly_repeated=result.possibly_repeated)
+        else:
+            outcome = notify.GIVEN_UP if isinstance(result, GaveUp) else notify.REFUSED
+            failed = self._record(notification, outcome, result.reason, at_ms)
+            record = msgspec.structs.replace(failed, possibly_delivered=result.possibly_delivered)
         self.deliveries.take(record)
         return self._outgoing(record)
 
     def _logged(self, notification: Notification) -> Outgoing:
-        return self._outgoing(self._record(notification, "logged", "", notification.transition.at_ms))
+        return self._outgoing(self._record(notification, notify.LOGGED, "", notification.transition.at_ms))
 
-    def _record(
-        self, notification: Notification, outcome: str, detail: str, at_ms: int, *, repeated: bool = False
-    ) -> NotificationRecord:
+    @staticmethod
+    def _record(notification: Notification, outcome: str, detail: str, at_ms: int) -> NotificationRecord:
         transition = notification.transition
         return NotificationRecord(
             id=notification.id,
@@ -159,8 +164,7 @@ class NotifyStage:
             severity=transition.severity,
             episode_ms=transition.episode_ms,
             at_ms=at_ms,
-            possibly_repeated=repeated,
         )
 
     def _outgoing(self, record: NotificationRecord) -> Outgoing:
-        return Outgoing(self._log_topic, notify.encode(record), record.id.encode(), 0)
+        return Outgoing(self._log_topic, notify.encode(record), record.key, 0)

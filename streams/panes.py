@@ -104,13 +104,16 @@ class ViewPanes:
         for each in self._shown:
             self._show(each, batch, at, whole=whole)
 
-    def touched(self, source: str, described: dict[int, ShownCall]) -> Block:
+    def touched(self, source: str, described: dict[int, ShownCall], until_ms: int | None = None) -> Block:
         """The whole content of every cell changed since the last call, in order of pane start and of arrival.
 
-        `described` is shared by the views of a source, which often show the same calls.
+        Panes that end after `until_ms` are kept for a later call. `described` is shared by the views of a source, which
+        often show the same calls.
         """
         cells = np.flatnonzero(self._cells.touched[: self._size])
-        self._cells.touched[:] = False
+        if until_ms is not None:
+            cells = cells[self._cells.start_ms[cells] + self.pane_ms <= until_ms]
+        self._cells.touched[cells] = False
         return self._block(cells, source, described)
 
     def seal(self, before_ms: int) -> None:

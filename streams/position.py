@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from streams.chunk import Chunk
+from streams.records import Source
 from streams.times import UNKNOWN
 
 
@@ -14,7 +15,8 @@ class Position:
 
     `first` (F): offset of the oldest open pane's first call, or of an earlier call of the same batch. `next` (P): the
     next offset to take. Then the frontier at P, the watermark reported with it, and (`first_...`) the frontier at F:
-    from there on what was late, clamped and rejected is judged again as it was the first time.
+    from there on what was late, clamped and rejected is judged again as it was the first time. `sealed_ms`: what was
+    sealed, where that is less than the frontier allows.
     """
 
     first: int
@@ -26,6 +28,7 @@ class Position:
     first_high_ms: int = field(default=UNKNOWN, kw_only=True)
     first_high_broker_ms: int = field(default=0, kw_only=True)
     first_ahead_ms: tuple[int, ...] = field(default=(), kw_only=True)
+    sealed_ms: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,20 @@ class Flush:
 
     chunks: tuple[Chunk, ...]
     position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A source that was beyond the beginning of a rule set before it was heard of.
+
+    `first`: the offset that it must be read again from. `open_panes` of it are rebuilt; `sealed_panes` (their span of
+    event time, in panes) stay as they are.
+    """
+
+    source: Source
+    first: int
+    open_panes: int
+    sealed_panes: int
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import yaml
+import zstandard
 
 from rules.problem import InvalidFilesError, Problem, did_you_mean
 from streams.price_book import PriceBook, PriceEntry, Rates, provider_id
@@ -25,6 +26,8 @@ _MONEY: Final = re.compile(r"\$?(\d{1,12}(?:\.(\d{1,30}))?)")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _PER_MILLION_PLACES: Final = 6  # a pico-dollar per token
 _PER_REQUEST_PLACES: Final = 12  # a pico-dollar
+_PACKING_LEVEL: Final = 12
+_PACKED: Final = "the price file in the rules topic"
 
 _Value = TypeVar("_Value")
 
@@ -47,14 +50,63 @@ def read_price_file(path: Path) -> tuple[PriceEntry, ...]:
         InvalidFilesError: the file cannot be read or says something that is not a price; it carries every
         problem.
     """
-    return _Reader(path).read()
+    return parse_price_file(str(path), read_price_bytes(path))
+
+
+def read_price_bytes(path: Path) -> bytes:
+    """The bytes of a price file, 4,000,000 at most.
+
+    Raises:
+        InvalidFilesError: the file cannot be read or is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        cause = f"cannot be read: {error.strerror or type(error).__name__}"
+        raise InvalidFilesError([Problem(str(path), 0, 0, cause)]) from error
+    if len(content) > _LARGEST_FILE:
+        raise InvalidFilesError([Problem(str(path), 0, 0, f"larger than {_LARGEST_FILE:,} bytes")])
+    return content
+
+
+def parse_price_file(name: str, content: bytes) -> tuple[PriceEntry, ...]:
+    """The entries of a price file's bytes; `name` stands in problems.
+
+    Raises:
+        InvalidFilesError: it says something that is not a price; it carries every problem.
+    """
+    return _Reader(name, content).read()
+
+
+def pack_price_file(content: bytes) -> bytes:
+    """The bytes of a price file as the rules topic keeps them: zstd, empty for none."""
+    return zstandard.ZstdCompressor(level=_PACKING_LEVEL).compress(content) if content else b""
+
+
+def unpack_price_file(packed: bytes) -> bytes:
+    """What was packed.
+
+    Raises:
+        InvalidFilesError: it was not, or is larger than a price file may be.
+    """
+    if not packed:
+        return b""
+    try:
+        # The whole size stands at the beginning, and is allocated at once.
+        if not 0 <= (size := zstandard.frame_content_size(packed)) <= _LARGEST_FILE:
+            raise InvalidFilesError([Problem(_PACKED, 0, 0, f"larger than {_LARGEST_FILE:,} bytes")])
+        return zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise InvalidFilesError([Problem(_PACKED, 0, 0, f"cannot be unpacked: {error}")]) from error
 
 
 class _Reader:
     """Collects problems while it walks the nodes of one file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, name: str, content: bytes) -> None:
+        self._name_of_file = name
+        self._content = content
         self._problems: list[Problem] = []
 
     def read(self) -> tuple[PriceEntry, ...]:
@@ -65,24 +117,16 @@ class _Reader:
 
     def _problem(self, mark: yaml.Mark | None, cause: str) -> None:
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
-        self._problems.append(Problem(str(self._path), line, column, cause))
+        self._problems.append(Problem(self._name_of_file, line, column, cause))
 
     def _compose(self) -> yaml.Node | None:
-        try:
-            with self._path.open("rb") as file:
-                content = file.read(_LARGEST_FILE + 1)
-        except OSError as error:
-            self._problem(None, f"cannot be read: {error.strerror or type(error).__name__}")
-            return None
-        if len(content) > _LARGEST_FILE:
-            self._problem(None, f"larger than {_LARGEST_FILE:,} bytes")
-            return None
+        content = self._content
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
-            self._problems.append(Problem(str(self._path), line, column, "not UTF-8 text"))
+            self._problems.append(Problem(self._name_of_file, line, column, "not UTF-8 text"))
             return None
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)

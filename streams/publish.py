@@ -6,13 +6,13 @@ import asyncio
 
 import click
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from rules.visible import visible
 from streams.call import Batch, Reader
 from streams.call_files import CallFile, CallFileError
 from streams.event import FIELDS
-from streams.kafka import new_producer, no_broker, stop_client
+from streams.ignored import Ignored
+from streams.kafka import new_producer, start_at_once, stop_client
 from streams.needs import Needs
 from streams.pricing import PriceBook, Pricer
 from streams.progress import with_progress
@@ -30,18 +30,16 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
 
     Raises:
         CallFileError: the file cannot be read, or the topic is not there.
+        NoBrokerError: no broker answers.
     """
     # A call without a time gets that of its record, which is about now.
     file = CallFile(calls, default_ms=wall_ms())
     reader = Reader(Needs(frozenset(FIELDS), frozenset()), BatchPricer(Pricer(PriceBook())))
     producer = new_producer(settings, "tocsin-publish")
+    ignored = Ignored()
     published = invalid = 0
     try:
-        try:
-            await producer.start()
-        except (KafkaError, OSError) as error:
-            cause = await no_broker(settings, error)
-            raise CallFileError(f"{cause}; see kafka.brokers in the settings") from error
+        await start_at_once(producer, settings)
         if topic not in await describe_topics(producer.client, [topic]):
             raise CallFileError(f"topic {topic} does not exist: create it with `tocsin topics create`")
         for batch in with_progress(file, file.batches()):
@@ -50,6 +48,7 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
                 reason = visible(each.reason)
                 click.echo(f"{visible(each.source.topic)}:{each.offset}: not published: {reason}", err=True)
             invalid += len(rejected)
+            ignored.look(batch)
             await _send(producer, topic, read)
             published += len(read)
     finally:
@@ -63,6 +62,8 @@ async def run_publish(settings: Settings, calls: str, topic: str) -> int:
             else ""
         )
     )
+    if (unknown := ignored.text()) is not None:
+        click.echo(unknown, err=True)
     return 1 if invalid else 0
 
 

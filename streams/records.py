@@ -37,6 +37,10 @@ class Records:
     def __len__(self) -> int:
         return len(self.values)
 
+    def part(self, rows: slice) -> Records:
+        """Some of the records."""
+        return Records(self.source, self.values[rows], self.offsets[rows], self.times_ms[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

@@ -102,6 +102,8 @@ def run_replay(
         if until_ms is None or transition.at_ms <= until_ms:
             show(transition)
     click.echo(_summary(replay.counts, count, sent, as_json=as_json), err=True)
+    if (ignored := replay.ignored.text()) is not None:
+        click.echo(ignored, err=True)
     if replay.summary_errors:
         failed = replay.summary_errors
         click.echo(

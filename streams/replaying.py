@@ -9,6 +9,7 @@ from rules.transition import Transition
 from rules.view import SHARDS
 from streams.call import Pricing
 from streams.evaluate import Evaluate
+from streams.ignored import Ignored
 from streams.ingest import Ingest, IngestConfig
 from streams.position import Counts, Idle
 from streams.records import Records, Rejected, Source
@@ -28,6 +29,7 @@ class Replay:
     def __post_init__(self) -> None:
         self._ingest = Ingest(self.config, self.log, self.price)
         self._ingest.assign(self.source, None)
+        self.ignored = Ignored()
         self._shards = [Evaluate(shard, self.log) for shard in range(SHARDS)]
 
     @property
@@ -43,6 +45,7 @@ class Replay:
     def feed(self, records: Records) -> tuple[list[Transition], list[Rejected]]:
         """Take records; the transitions of every tick that they sealed, and the records that are no calls."""
         rejected = self._ingest.take(records)
+        self.ignored.look(records)
         self.last_ms = self._ingest.last_call_ms(self.source)
         return self._flush(Idle(caught_up=False, wall_ms=0, sources=1)), rejected
 

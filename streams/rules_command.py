@@ -8,14 +8,14 @@ import click
 
 from streams.alert_record import rfc3339
 from streams.kafka import new_consumer, new_producer, start_client, stop_client
-from streams.rules_topic import agree_on_rules, read_records
+from streams.rules_topic import agree_on_rules, read_records, settled
 from streams.settings import Settings
 from streams.setup import Setup, wall_ms
 from streams.topics import create_topics
 
 
 async def print_rules_log(settings: Settings) -> None:
-    """One line per rule set: from when it holds, when it was published, its hash, rules and files; newest last."""
+    """One line per version, newest last: hash, from when it holds, when it was published, prices, files."""
     consumer = await start_client(
         lambda: new_consumer(settings, None, "tocsin-rules"), settings, asyncio.Event()
     )
@@ -25,16 +25,23 @@ async def print_rules_log(settings: Settings) -> None:
         records = await read_records(consumer, settings.topics.rules)
     finally:
         await stop_client(consumer)
-    for record in records:
+    for record in settled(records):
         since = "the beginning" if record.from_ms == 0 else rfc3339(record.from_ms)
         names = ", ".join(file.name for file in record.files)
-        click.echo(f"{record.hash}  from {since}  published {rfc3339(record.published_ms)}  {names}")
+        prices = f"prices {record.prices[:16]}" + (" (price file)" if record.price_file else "")
+        click.echo(
+            f"{record.hash}  from {since}  published {rfc3339(record.published_ms)}  {prices}  {names}"
+        )
     if not records:
         click.echo("no rule set was ever published: start a worker")
 
 
 async def activate_rules(setup: Setup) -> None:
-    """Put the files of the settings in force, even where they were replaced before. Running workers follow."""
+    """Put the files of the settings in force, even where they were replaced before. Running workers follow.
+
+    Raises:
+        InvalidFilesError: rule files and price file together are too large for a record.
+    """
     settings = setup.settings
     await create_topics(settings)
     stopping = asyncio.Event()
@@ -43,10 +50,10 @@ async def activate_rules(setup: Setup) -> None:
     if consumer is None or producer is None:  # only when stopping, which nobody can here
         return
     try:
-        log = await agree_on_rules(setup, consumer, producer, wall_ms(), activate=True)
+        log = await agree_on_rules(setup, consumer, producer, wall_ms, activate=True)
     finally:
         await stop_client(consumer)
         await stop_client(producer)
     newest = log.epochs[-1]
     since = "the beginning" if newest.from_ms == 0 else rfc3339(newest.from_ms)
-    click.echo(f"{newest.rules.hash} is in force from {since}")
+    click.echo(f"{newest.rules.hash} holds from {since} of event time")

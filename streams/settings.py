@@ -101,6 +101,12 @@ def _topic(name: str) -> str:
     return name
 
 
+def _instance(name: str) -> str:
+    if not _TOPIC.fullmatch(name):
+        raise ValueError("an instance is named by letters, digits, dots, _ and -, such as worker-1")
+    return name
+
+
 def _session(timeout_ms: int) -> int:
     if timeout_ms < _SHORTEST_SESSION_MS:
         raise ValueError("a session timeout must be at least 1s")
@@ -132,6 +138,8 @@ class KafkaSettings(_Part):
     """Replicas of the topics that Tocsin creates."""
     session_timeout: Annotated[Duration, AfterValidator(_session)] = 10_000
     """How long a worker may be silent before the others take its partitions."""
+    instance: Annotated[str, Field(max_length=100), AfterValidator(_instance)] | None = None
+    """Name of this worker among those of its group, for static membership; None: it leaves when it stops."""
     security: SecuritySettings = SecuritySettings()
     """TLS and SASL."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
@@ -24,7 +24,7 @@ from rules.rule import RuleSet
 from streams.call import Pricing
 from streams.frontier import Lateness
 from streams.ingest import IngestConfig
-from streams.price_file import read_price_book
+from streams.price_file import parse_price_file, read_price_bytes
 from streams.pricing import PriceBook, Pricer
 from streams.settings import Settings
 from streams.spend import BatchPricer
@@ -44,6 +44,8 @@ class Setup:
     trace_link: TraceLink | None
     heartbeat_url: str | None = field(default=None, repr=False)
     """Of the outside monitor: a secret."""
+    price_file: bytes = field(default=b"", repr=False)
+    """The bytes of the price file, empty where there is none."""
 
     @property
     def ingest(self) -> IngestConfig:
@@ -52,7 +54,7 @@ class Setup:
 
     @property
     def price(self) -> Callable[[], Pricing]:
-        """A fresh pricer for each reader."""
+        """A fresh pricer, for times of which the rules log does not say the prices."""
         return lambda: BatchPricer(Pricer(self.prices))
 
     def message(self, notification: Notification) -> Message:
@@ -77,14 +79,10 @@ def read_setup(
     Raises:
         InvalidFilesError: all problems of all files.
     """
-    prices = PriceBook()
     receivers: Mapping[str, Receiver] = {}
     routes: Sequence[Route] = ()
     files, rules, runbooks, problems = _read_rules(settings.rules, settings.base, runbook_folder(settings))
-    try:
-        prices = PriceBook() if settings.prices is None else read_price_book(settings.path(settings.prices))
-    except InvalidFilesError as error:
-        problems += error.problems
+    prices, price_file = _read_prices(settings, problems)
     try:
         receivers = build_receivers(settings.receivers, environ, console) if with_receivers else {}
         routes = build_routes(settings.routes, settings.receivers)
@@ -99,7 +97,21 @@ def read_setup(
     if problems:
         raise InvalidFilesError(problems)
     link = None if settings.traces is None else compile_trace_link(settings.traces)
-    return Setup(settings, files, rules, runbooks, prices, receivers, routes, link, url)
+    return Setup(settings, files, rules, runbooks, prices, receivers, routes, link, url, price_file)
+
+
+def read_again(setup: Setup) -> Setup:
+    """The same setup with rule files and prices as they are on disk now; all else stays as it was read at the start.
+
+    Raises:
+        InvalidFilesError: all problems of all files.
+    """
+    settings = setup.settings
+    files, rules, _, problems = _read_rules(settings.rules, settings.base, runbook_folder(settings))
+    prices, price_file = _read_prices(settings, problems)
+    if problems:
+        raise InvalidFilesError(problems)
+    return replace(setup, files=files, rules=rules, prices=prices, price_file=price_file)
 
 
 def check_rules(paths: Sequence[str], runbooks: Path | None) -> tuple[int, int]:
@@ -145,6 +157,19 @@ def _read_rules(
     except InvalidFilesError as error:
         problems += error.problems
     return files, rules, runbooks or {}, problems
+
+
+def _read_prices(settings: Settings, problems: list[Problem]) -> tuple[PriceBook, bytes]:
+    """The price book, and the bytes of the user's file."""
+    if settings.prices is None:
+        return PriceBook(), b""
+    path = settings.path(settings.prices)
+    try:
+        content = read_price_bytes(path)
+        return PriceBook(parse_price_file(str(path), content)), content
+    except InvalidFilesError as error:
+        problems += error.problems
+        return PriceBook(), b""
 
 
 def _heartbeat_url(settings: Settings, environ: Mapping[str, str], problems: list[Problem]) -> str | None:

@@ -14,7 +14,7 @@ from rules.labels import Series
 from rules.rule import Severity
 from rules.transition import Exemplar, State
 from rules.view import Field, FieldKind, Selection
-from streams.chunk import Seal
+from streams.chunk import Seal, WireLate
 from streams.content import Content
 
 Ints = NDArray[np.int64]
@@ -56,6 +56,7 @@ class SourceState(msgspec.Struct, array_like=True):
     seal: Seal | None
     late_applied: int
     held: dict[str, list[PaneState]]
+    late: list[WireLate] = []
 
 
 class AlertState(msgspec.Struct, array_like=True):

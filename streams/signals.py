@@ -1,4 +1,4 @@
-"""Signals of a worker: the first SIGINT or SIGTERM asks for an orderly end, a second one ends the process at once."""
+"""Signals of a worker: SIGINT or SIGTERM asks for an orderly end, a second ends it at once; SIGHUP has files read."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def on_first_signal(running: asyncio.AbstractEventLoop, stop: Callable[[], objec
 
     for number in _SIGNALS:
         running.add_signal_handler(number, first)
+
+
+def on_hangup(running: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Call something on every SIGHUP."""
+    running.add_signal_handler(signal.SIGHUP, call)
 
 
 def _end_at_once(number: int, _: FrameType | None) -> None:

@@ -13,15 +13,17 @@ import msgspec
 
 from rules.rule import PANE_MS
 from rules.transition import Transition
+from rules.visible import visible
 from streams import alert_record, chunk
 from streams.call import Pricing
 from streams.chunk import ChunkError
 from streams.evaluate import Evaluate
+from streams.ignored import Ignored
 from streams.ingest import Ingest, IngestConfig
 from streams.loop import BATCH, Clock, Committed, Effects, Outgoing, Start
 from streams.position import Idle, Position
 from streams.records import LossError, Records, Rejected, Source
-from streams.rule_log import RuleLog
+from streams.rule_log import HOP_MS, Known, RuleLog
 from streams.settings import Settings
 from streams.shard_state import encode as encode_state
 from streams.snapshot import Snapshots
@@ -31,6 +33,8 @@ _log: Final = logging.getLogger(__name__)
 
 KEPT_BYTES: Final = 500_000
 """A longer record is not kept with its reason: in base64 it would not fit into a record of the rejected topic."""
+PILE_UP_MS: Final = 30_000
+"""Ingest takes no calls while the rules log was last read longer ago: it could seal nothing."""
 QUIET_MS: Final = 1_000
 """How often a source without new calls is reported on."""
 _HOW_TO_GO_ON: Final = (
@@ -61,7 +65,9 @@ class IngestStage:
         self._keep = settings.calls.keep_rejected
         self._lateness_ms = settings.calls.lateness
         self._accept_loss = accept_loss
+        self._read_ms: int | None = None
         self._flushed: dict[Source, tuple[int, int]] = {}
+        self._ignored = Ignored()
 
     def assign(self, source: Source, start: Start) -> int | None:
         """Rebuild from the committed position, or start at the log's start.
@@ -72,6 +78,8 @@ class IngestStage:
         committed = start.committed
         known = None if committed is None else read_position(committed)
         if known is None:
+            if committed is not None and start.log_start > committed.offset:
+                self._refuse_loss(source, committed.offset, start.log_start)
             self.ingest.assign(source, None)
             # A broker that keeps no metadata (the embedded one) still has the offset to count again from.
             return None if committed is None else max(committed.offset, start.log_start)
@@ -83,15 +91,53 @@ class IngestStage:
                     f"{topic_id} and is {source.topic_id}): {_HOW_TO_GO_ON}"
                 )
             return self.ingest.assign(source, None)
-        if start.log_start > position.next and not self._accept_loss:
-            raise LossError(
-                f"{source}: the calls at offsets {position.next} to {start.log_start - 1} were deleted before they "
-                f"were counted (the log now starts at {start.log_start}): {_HOW_TO_GO_ON}"
-            )
+        if start.log_start > position.next:
+            self._refuse_loss(source, position.next, start.log_start)
         if start.log_start > position.first:
             _log.warning("%s: the log starts at %d: open panes stay as published", source, start.log_start)
             position = as_published(position, max(start.log_start, position.next), self._lateness_ms)
         return self.ingest.assign(source, position)
+
+    def _refuse_loss(self, source: Source, wanted: int, log_start: int) -> None:
+        """Calls from `wanted` on are gone: an error, unless that was accepted."""
+        if not self._accept_loss:
+            raise LossError(
+                f"{source}: the calls at offsets {wanted} to {log_start - 1} were deleted before they were counted "
+                f"(the log now starts at {log_start}): {_HOW_TO_GO_ON}"
+            )
+
+    def know(self, known: Known) -> dict[Source, int]:
+        """Go by what is known of the rules log; sources that must be read again, each from its offset: `read_again`."""
+        self.ingest.known_until_ms, self._read_ms = known.until_ms, known.read_ms
+        if known.log is self.ingest.log:
+            return {}
+        found = self.ingest.switch(known.log)
+        for each in found:
+            if each.sealed_panes:
+                _log.error(
+                    "%s: %d seconds of event time were sealed before it was known that a rule set holds from their "
+                    "start: they stay as they are",
+                    each.source,
+                    each.sealed_panes * PANE_MS // 1_000,
+                )
+        return {each.source: each.first for each in found if each.open_panes}
+
+    def read_again(self, source: Source, log_start: int) -> int | None:
+        """The offset to read a source from once more; None where its log no longer has that: it stays as it is."""
+        first = self.ingest.first_offset(source)
+        if log_start > first:
+            _log.error(
+                "%s: the log starts at %d and not at %d: panes that a new rule set holds for stay as they are",
+                source,
+                log_start,
+                first,
+            )
+            return None
+        return self.ingest.read_again(source)
+
+    def must_wait(self, _: Records, now_ms: int) -> bool:
+        """Whether the rules log was read so long ago that open panes would only pile up."""
+        return self._read_ms is not None and now_ms - self._read_ms > PILE_UP_MS
 
     def revoke(self, source: Source) -> None:
         """Forget a source."""
@@ -101,6 +147,13 @@ class IngestStage:
     def take(self, records: Records) -> Effects:
         """Count calls; what is no call goes to the rejected topic."""
         rejected = self.ingest.take(records)
+        for name in self._ignored.look(records):
+            _log.warning(
+                "%s: near offset %d a call has the unknown field %s: it is ignored",
+                records.source,
+                records.offsets[0],
+                visible(name),
+            )
         return Effects([self._rejection(each) for each in rejected])
 
     def flush(self, clock: Clock) -> Effects:
@@ -158,6 +211,7 @@ class EvaluateStage:
         self.unreadable = 0
         self.transitions = 0
         self._log = log
+        self._read_ms: int | None = None
         self._generation = generation
         self._settings = settings
         self._sources: dict[int, Source] = {}
@@ -193,6 +247,36 @@ class EvaluateStage:
         self.shards[shard] = Evaluate.restored(found.state, self._log)
         self._next[shard] = found.offset
         return found.offset
+
+    def know(self, known: Known) -> dict[Source, int]:
+        """Go by what is known of the rules log; nothing has to be read again."""
+        self._read_ms = known.read_ms
+        if known.log is self._log:
+            return {}
+        old = {epoch.from_ms for epoch in self._log.epochs}
+        from_ms = min((epoch.from_ms for epoch in known.log.epochs if epoch.from_ms not in old), default=None)
+        passed_ms = 0
+        for shard in self.shards.values():
+            if from_ms is not None:
+                passed_ms = max(passed_ms, shard.watermark_ms - from_ms)
+            shard.switch(known.log)
+        self._log = known.log
+        if passed_ms > 0:
+            _log.error(
+                "evaluate: %.1f seconds of event time were evaluated before it was known that a rule set holds from "
+                "their start: those ticks stay as they were",
+                passed_ms / 1_000,
+            )
+        return {}
+
+    def read_again(self, _: Source, __: int) -> int | None:
+        """Never asked for."""
+        return None
+
+    def must_wait(self, records: Records, now_ms: int) -> bool:
+        """Whether these chunks may have been made by a rules log that is not known here yet."""
+        published_ms = min(now_ms, int(records.times_ms[-1]))
+        return self._read_ms is not None and self._read_ms < published_ms - HOP_MS
 
     def revoke(self, source: Source) -> None:
         """Forget a shard."""
@@ -253,6 +337,7 @@ class _PositionText(msgspec.Struct, omit_defaults=True):
     first_high: int = UNKNOWN
     first_broker: int = 0
     first_ahead: list[int] = []
+    sealed: int | None = None
 
 
 def write_position(position: Position, topic_id: str) -> str:
@@ -267,6 +352,7 @@ def write_position(position: Position, topic_id: str) -> str:
         first_high=position.first_high_ms,
         first_broker=position.first_high_broker_ms,
         first_ahead=list(position.first_ahead_ms),
+        sealed=position.sealed_ms,
     )
     return msgspec.json.encode(text).decode()
 
@@ -287,6 +373,7 @@ def read_position(committed: Committed) -> tuple[Position, str] | None:
         first_high_ms=text.first_high,
         first_high_broker_ms=text.first_broker,
         first_ahead_ms=tuple(text.first_ahead),
+        sealed_ms=text.sealed,
     )
     return position, text.topic
 
@@ -304,4 +391,5 @@ def as_published(position: Position, offset: int, lateness_ms: int) -> Position:
         first_high_ms=high,
         first_high_broker_ms=position.high_broker_ms,
         first_ahead_ms=position.ahead_ms,
+        sealed_ms=None,
     )

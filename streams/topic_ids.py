@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+from aiokafka.errors import KafkaError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     AbstractType,
@@ -17,6 +19,8 @@ from aiokafka.protocol.types import (
     Schema,
     TaggedFields,
 )
+
+ANSWER_SECONDS: Final = 5.0
 
 
 class _Uuid(AbstractType[uuid.UUID]):  # type: ignore[misc]  # aiokafka has no types
@@ -112,7 +116,7 @@ async def describe_topics(client: Any, topics: Sequence[str]) -> dict[str, tuple
 
     `client` is the low-level client inside a consumer, producer or admin client.
     """
-    response = await client.send(client.get_random_node(), _TopicIdRequest(topics))
+    response = await _ask(client, _TopicIdRequest(topics))
     return {
         name: (topic_id.hex, len(partitions))
         for error, name, topic_id, _, partitions, *_ in response.topics
@@ -122,7 +126,7 @@ async def describe_topics(client: Any, topics: Sequence[str]) -> dict[str, tuple
 
 async def partitions_without_leader(client: Any, topics: Sequence[str]) -> list[str]:
     """`topic/partition` of every partition that no broker leads: it can be neither read nor written."""
-    response = await client.send(client.get_random_node(), _TopicIdRequest(topics))
+    response = await _ask(client, _TopicIdRequest(topics))
     return [
         f"{name}/{number}"
         for error, name, _, _, partitions, *_ in response.topics
@@ -130,3 +134,23 @@ async def partitions_without_leader(client: Any, topics: Sequence[str]) -> list[
         for _, number, leader, *_ in partitions
         if leader < 0
     ]
+
+
+async def _ask(client: Any, request: _TopicIdRequest) -> Any:
+    """The answer of any broker: one that is down, or that does not answer, must not stand for the cluster.
+
+    Raises:
+        KafkaError: no broker answers.
+    """
+    first = client.get_random_node()
+    nodes = sorted((broker.nodeId for broker in client.cluster.brokers()), key=lambda node: node != first)
+    failure: KafkaError = NodeNotReadyError("no broker is known")
+    for node in nodes:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await client.send(node, request)
+        except KafkaError as error:
+            failure = error
+        except TimeoutError:
+            failure = RequestTimedOutError(f"no answer of broker {node} within {ANSWER_SECONDS:g} s")
+    raise failure

@@ -18,20 +18,21 @@ from mode import Service
 
 from notifiers.delivery import Outbox, Result
 from notifiers.notification import Notification
+from rules.quantities import SECOND
 from streams import builtin
 from streams.builtin import Condition
 from streams.chunk import Seal
-from streams.kafka import new_consumer, new_producer, read_live, read_to_end, start_client, stop_client
+from streams.following import Following
+from streams.kafka import new_consumer, read_live, read_to_end, start_client, stop_client
+from streams.lease import GroupLease
 from streams.loop import Loop, Stage
 from streams.notify_stage import NotifyStage
 from streams.records import Source
-from streams.rule_log import RuleLog
-from streams.rules_topic import agree_on_rules
+from streams.rules_watch import RulesWatch
 from streams.setup import Setup, wall_ms
-from streams.signals import on_first_signal
+from streams.signals import on_first_signal, on_hangup
 from streams.stage_run import StageRun, publish_at_last
 from streams.stages import EvaluateStage, IngestStage
-from streams.topics import create_topics
 from streams.watching import watching
 
 _log: Final = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _log: Final = logging.getLogger(__name__)
 FLUSH_SECONDS: Final = 2.0
 """How long the last flush of a stage may take."""
 DELIVERY_SECONDS: Final = 1.5
-"""How long a stopping notifier waits for answers: a message whose answer nobody heard is sent again."""
+"""How long a notifier that stops or is followed by another waits for answers: what nobody heard of is sent again."""
 STOP_SECONDS: Final = 4.0
 """How long everything may take between a signal and the end."""
 
@@ -123,35 +124,39 @@ class StageService(Service):
 class IngestService(StageService):
     """Calls to panes."""
 
-    def __init__(
-        self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog], *, accept_loss: bool
-    ) -> None:
+    def __init__(self, setup: Setup, ready: asyncio.Event, rules: RulesWatch, *, accept_loss: bool) -> None:
         super().__init__(setup, "ingest", ready)
-        self._rule_log = log
+        self._rules = rules
         self._accept_loss = accept_loss
 
-    def stage(self) -> Stage:
-        """Ingest with the agreed rules."""
+    def stage(self) -> IngestStage:
+        """Ingest with the rules of now."""
         return IngestStage(
             self._setup.settings,
             self._setup.ingest,
-            self._rule_log(),
+            self._rules.known().log,
             self._setup.price,
             accept_loss=self._accept_loss,
         )
+
+    async def _drive(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        stage = self.stage()
+        loop = Loop(stage, consumer, producer, self._stopping)
+        loop.follow(Following(stage, self._rules.known))
+        await self.watched(loop).run()
 
 
 class EvaluateService(StageService):
     """Panes to alert transitions."""
 
-    def __init__(self, setup: Setup, ready: asyncio.Event, log: Callable[[], RuleLog]) -> None:
+    def __init__(self, setup: Setup, ready: asyncio.Event, rules: RulesWatch) -> None:
         super().__init__(setup, "evaluate", ready)
-        self._rule_log = log
+        self._rules = rules
         self._stage: EvaluateStage | None = None
 
     def stage(self) -> Stage:
-        """Evaluate with the agreed rules."""
-        self._stage = EvaluateStage(self._setup.settings, self._rule_log(), uuid.uuid4().hex)
+        """Evaluate with the rules of now."""
+        self._stage = EvaluateStage(self._setup.settings, self._rules.known().log, uuid.uuid4().hex)
         return self._stage
 
     def watermarks_ms(self) -> list[int]:
@@ -165,7 +170,9 @@ class EvaluateService(StageService):
 
     async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Run the loop; the snapshots of a shard are read before it is taken over."""
+        assert self._stage is not None
         loop = Loop(stage, consumer, producer, self._stopping, before_assign=self._read_snapshots)
+        loop.follow(Following(self._stage, self._rules.known))
         await self.watched(loop).run()
 
     async def _read_snapshots(self, shards: Sequence[int]) -> None:
@@ -214,15 +221,20 @@ class NotifyService(StageService):
     async def drive(self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Run the loop beside the outbox; an error of either ends both."""
 
+        async def announce(notification: Notification) -> None:
+            await publish_at_last(producer, self._stage.announced(notification, wall_ms()))
+
         async def settled(notification: Notification, result: Result) -> None:
             await publish_at_last(producer, self._stage.settled(notification, result, wall_ms()))
 
-        self._outbox = outbox = Outbox(self._setup.receivers.values(), settled)
-
-        async def deliver(notification: Notification) -> None:
-            await outbox.put(notification, self._setup.message(notification))
-
-        loop = Loop(stage, consumer, producer, self._stopping, before_assign=self._read_log, deliver=deliver)
+        lease = GroupLease(consumer, lambda: loop.partitions, self._setup.settings.kafka.session_timeout)
+        self._outbox = outbox = Outbox(
+            self._setup.receivers.values(), settled, announce=announce, lease=lease
+        )
+        delivery = _Delivery(self._setup, outbox, lease)
+        loop = Loop(
+            stage, consumer, producer, self._stopping, before_assign=self._read_log, delivery=delivery
+        )
         self.watched(loop)
         delivering = asyncio.create_task(outbox.run())
         try:
@@ -257,6 +269,23 @@ class NotifyService(StageService):
             await stop_client(reader)
 
 
+@dataclass(frozen=True)
+class _Delivery:
+    """The outbox as the loop hands over to it."""
+
+    setup: Setup
+    outbox: Outbox
+    lease: GroupLease
+
+    async def put(self, notification: Notification) -> None:
+        await self.outbox.put(notification, self.setup.message(notification))
+
+    async def let_go(self) -> None:
+        self.lease.forget()
+        session_seconds = self.setup.settings.kafka.session_timeout / SECOND
+        await self.outbox.let_go(min(DELIVERY_SECONDS, session_seconds / 4))
+
+
 class TaskService(Service):
     """Runs something beside the stages; its error ends the worker."""
 
@@ -269,46 +298,6 @@ class TaskService(Service):
     @Service.task
     async def _run(self) -> None:
         await self._work()
-
-
-class RulesService(Service):
-    """Creates missing topics, and agrees with the rules log on what holds; then the stages may start."""
-
-    abstract = False
-
-    def __init__(self, setup: Setup, ready: asyncio.Event) -> None:
-        super().__init__()
-        self._setup = setup
-        self._ready = ready
-        self._agreed: RuleLog | None = None
-        self.problems: Sequence[str] = ()
-
-    def agreed(self) -> RuleLog:
-        """The rules log, once `ready` is set."""
-        if self._agreed is None:
-            raise RuntimeError("the rules are not agreed on yet")
-        return self._agreed
-
-    @Service.task
-    async def _run(self) -> None:
-        settings = self._setup.settings
-        stopping = asyncio.Event()
-        producer = await start_client(lambda: new_producer(settings, "tocsin-rules"), settings, stopping)
-        consumer = await start_client(
-            lambda: new_consumer(settings, None, "tocsin-rules"), settings, stopping
-        )
-        if producer is None or consumer is None:
-            return
-        try:
-            for name in await create_topics(settings):
-                _log.info("created topic %s", name)
-            problems: list[str] = []
-            self._agreed = await agree_on_rules(self._setup, consumer, producer, wall_ms(), problems=problems)
-            self.problems = tuple(problems)
-        finally:
-            await stop_client(consumer)
-            await stop_client(producer)
-        self._ready.set()
 
 
 async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
@@ -329,21 +318,25 @@ async def run_worker(setup: Setup, *, accept_loss: bool = False) -> None:
         autodiscover=False,
     )
     ready = asyncio.Event()
-    rules = RulesService(setup, ready)
-    evaluate = EvaluateService(setup, ready, rules.agreed)
+    rules = RulesWatch(setup, ready)
+    on_hangup(running, rules.ask_to_read_files)
+    evaluate = EvaluateService(setup, ready, rules)
 
     def elsewhere(now_ms: int) -> Mapping[str, Iterable[Condition] | None]:
         settings = setup.settings
         return {
             builtin.SOURCE_SILENT: builtin.silent_sources(evaluate.seals(), settings.calls.topics, now_ms),
-            builtin.RULES_NOT_LOADED: builtin.unloaded_rules(settings.topics.rules, rules.problems, now_ms),
+            builtin.RULES_NOT_LOADED: [
+                *builtin.unloaded_rules(settings.topics.rules, rules.problems, now_ms),
+                *builtin.unloaded_files(rules.file_problems, now_ms),
+            ],
         }
 
     notify = NotifyService(setup, ready, elsewhere)
-    stages = (IngestService(setup, ready, rules.agreed, accept_loss=accept_loss), evaluate, notify)
+    stages = (IngestService(setup, ready, rules, accept_loss=accept_loss), evaluate, notify)
     parts = {stage.stage_run.name: stage.stage_run for stage in stages}
     beside = watching(setup, parts, _Facts(ready, evaluate, notify))
-    for service in (rules, *stages, *map(TaskService, beside)):
+    for service in (TaskService(rules.run), *stages, *map(TaskService, beside)):
         app.service(service)  # type: ignore[arg-type]  # an instance works as well as a class
     worker = _Worker(
         app, loop=running, daemon=False, quiet=True, override_logging=False, redirect_stdouts=False

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +168,8 @@ async def test_a_worker_whose_broker_lost_everything_ends_with_the_reason(tmp_pa
         assert "is gone: it was deleted while the worker ran" in last or "is not there" in last, worker.log
 
 
-@pytest.fixture
-def own_kafka() -> Any:
-    """A node of its own for tests that kill it."""
+@pytest.fixture(scope="module")
+def stoppable_kafka() -> Iterator[KafkaCluster]:
     try:
         cluster = KafkaCluster()
     except KafkaUnavailableError as error:
@@ -179,6 +178,16 @@ def own_kafka() -> Any:
         pytest.skip(str(error))
     with cluster:
         yield cluster
+
+
+@pytest.fixture
+def own_kafka(stoppable_kafka: KafkaCluster) -> KafkaCluster:
+    """A node for the tests that kill or pause it; it runs when a test begins."""
+    [node] = stoppable_kafka.nodes
+    if not node.running:
+        node.start()
+        node.wait_until_started()
+    return stoppable_kafka
 
 
 @pytest.mark.kafka

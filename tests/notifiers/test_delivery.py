@@ -2,6 +2,7 @@ import asyncio
 import heapq
 import logging
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 from fake_slack import TOKEN, DropAfter, FakeSlack, Status
@@ -48,10 +49,12 @@ class Scripted:
         self._outcomes = list(outcomes)
         self._clock = clock
         self.seen = []
+        self.marked = []
         self.times = []
 
     async def deliver(self, notification, _message):
         self.seen.append(notification.id)
+        self.marked.append(notification.possibly_repeated)
         if self._clock is not None:
             self.times.append(self._clock.now)
         outcome = self._outcomes.pop(0) if self._outcomes else Delivered("receipt")
@@ -225,6 +228,204 @@ async def test_a_cancelled_outbox_reports_nothing_for_what_was_under_way():
         while not receiver.seen:
             await asyncio.sleep(0)
     assert done == []
+
+
+class Lent:
+    """A lease that is valid for some questions, and is renewed as it is told."""
+
+    def __init__(self, valid=0, renewals=()):
+        self.valid = valid
+        self.renewals = list(renewals)
+        self.renewed = 0
+
+    def is_valid(self):
+        self.valid -= 1
+        return self.valid >= 0
+
+    async def renew(self):
+        self.renewed += 1
+        if not self.renewals:
+            await asyncio.Event().wait()
+        self.valid = self.renewals.pop(0)
+        return self.valid > 0
+
+
+class Held(Scripted):
+    """A receiver whose answer comes when `answer` is set."""
+
+    def __init__(self, *outcomes, **options):
+        super().__init__(*outcomes, **options)
+        self.answer = asyncio.Event()
+
+    async def deliver(self, notification, message):
+        outcome = await super().deliver(notification, message)
+        await self.answer.wait()
+        return outcome
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def test_each_notification_is_announced_once_and_before_its_first_attempt():
+    receiver = Scripted(Retry("status 500"), Ambiguous("lost"))
+    order = []
+
+    async def announce(notification):
+        order.append(("announced", notification.id, len(receiver.seen)))
+
+    async with running(receiver, announce=announce) as (outbox, _):
+        await outbox.put(notification(1), MESSAGE)
+        await outbox.put(notification(2), MESSAGE)
+        await outbox.join()
+    assert order == [("announced", notification(1).id, 0), ("announced", notification(2).id, 3)]
+
+
+async def test_every_attempt_waits_for_a_valid_lease():
+    clock = Clock()
+    lease = Lent(renewals=[0, 0, 2, 1])
+    receiver = Scripted(Retry("status 500"), clock=clock)
+    async with running(receiver, clock=clock, lease=lease) as (outbox, done):
+        await outbox.put(notification(), MESSAGE)
+        await outbox.join()
+    assert lease.renewed == 4, "three times before it was announced, and before the second attempt"
+    assert receiver.times[0] == 1_000, "two refusals, half a second apart"
+    assert [type(result) for _, result in done] == [Delivered]
+
+
+async def test_a_lease_that_ran_out_while_it_was_announced_stops_the_attempt():
+    lease = Lent(valid=9)
+
+    async def announce(_):
+        lease.valid = 0
+
+    receiver = Scripted()
+    async with running(receiver, lease=lease, announce=announce) as (outbox, _):
+        await outbox.put(notification(), MESSAGE)
+        await until(lambda: lease.renewed)
+        assert receiver.seen == []
+
+
+async def test_the_time_allowed_begins_with_the_first_attempt():
+    clock = Clock()
+    receiver = Scripted(Retry("status 500"), clock=clock)
+    lease = Lent(renewals=[0] * 60 + [9])
+    async with running(receiver, clock=clock, lease=lease, give_up_after_ms=10_000) as (outbox, done):
+        await outbox.put(notification(), MESSAGE)
+        await outbox.join()
+    assert receiver.times[0] == 30_000
+    assert done[0][1] == Delivered("receipt")
+
+
+async def test_what_waits_is_dropped_when_another_one_notifies():
+    receiver = Held()
+    async with running(receiver) as (outbox, done):
+        for number in range(3):
+            await outbox.put(notification(number), MESSAGE)
+        await until(lambda: receiver.seen)
+        letting_go = asyncio.create_task(outbox.let_go(60))
+        await asyncio.sleep(0)
+        receiver.answer.set()
+        await letting_go
+        await outbox.join()
+        assert [one for one, _ in done] == [notification(0).id], (
+            "the attempt under way has ended, and is reported"
+        )
+        assert receiver.seen == [notification(0).id]
+        assert outbox.ages() == {}
+        assert await outbox.put(notification(1), MESSAGE)
+        await outbox.join()
+    assert receiver.seen == [notification(0).id, notification(1).id]
+
+
+async def test_an_attempt_whose_answer_does_not_come_is_dropped_with_the_rest():
+    receiver = Held()
+    async with running(receiver) as (outbox, done):
+        await outbox.put(notification(1), MESSAGE)
+        await until(lambda: receiver.seen)
+        await outbox.let_go(0)
+        receiver.answer.set()
+        await outbox.put(notification(2), MESSAGE)
+        await outbox.join()
+    assert [one for one, _ in done] == [notification(2).id]
+
+
+async def test_an_attempt_that_fails_after_another_one_notifies_is_not_repeated():
+    receiver = Held(Retry("status 500"))
+    async with running(receiver) as (outbox, done):
+        await outbox.put(notification(), MESSAGE)
+        await until(lambda: receiver.seen)
+        letting_go = asyncio.create_task(outbox.let_go(60))
+        await asyncio.sleep(0)
+        receiver.answer.set()
+        await letting_go
+        await outbox.join()
+    assert done == []
+    assert len(receiver.seen) == 1
+
+
+async def test_a_wait_for_the_next_attempt_ends_when_another_one_notifies():
+    class Stopped(Clock):
+        async def sleep(self, seconds):
+            self.slept.append(seconds)
+            await asyncio.Event().wait()
+
+    clock = Stopped()
+    receiver = Scripted(Retry("status 500"))
+    async with running(receiver, clock=clock) as (outbox, done):
+        await outbox.put(notification(1), MESSAGE)
+        await until(lambda: clock.slept)
+        await outbox.let_go(60)
+        await outbox.put(notification(2), MESSAGE)
+        await outbox.join()
+    assert [one for one, _ in done] == [notification(2).id]
+
+
+async def test_what_was_being_handed_in_while_another_one_took_over_is_dropped():
+    receiver = Held()
+    async with running(receiver, capacity=1) as (outbox, _):
+        await outbox.put(notification(1), MESSAGE)
+        await until(lambda: receiver.seen)
+        await outbox.put(notification(2), MESSAGE)
+        third = asyncio.create_task(outbox.put(notification(3), MESSAGE))
+        await asyncio.sleep(0)
+        receiver.answer.set()
+        await outbox.let_go(60)
+        await third
+        await outbox.join()
+    assert receiver.seen == [notification(1).id]
+
+
+async def test_attempts_after_a_lost_answer_are_marked():
+    receiver = Scripted(Ambiguous("lost"), Retry("status 500"))
+    async with running(receiver) as (outbox, _):
+        await outbox.put(notification(1), MESSAGE)
+        await outbox.put(notification(2), MESSAGE)
+        await outbox.join()
+    assert receiver.marked == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "result"),
+    [
+        ([], Delivered("receipt", possibly_repeated=True)),
+        ([Refused("is_archived")], Refused("is_archived", possibly_delivered=True)),
+        ([Retry("status 500")] * 50, GaveUp("status 500", 1, possibly_delivered=True)),
+    ],
+)
+async def test_what_may_have_arrived_by_another_hand_says_so_at_its_end(outcomes, result):
+    async with running(Scripted(*outcomes), give_up_after_ms=0) as (outbox, done):
+        await outbox.put(replace(notification(), possibly_repeated=True), MESSAGE)
+        await outbox.join()
+    assert done[0][1] == result
+
+
+async def test_a_refusal_after_a_lost_answer_says_that_it_may_be_there():
+    async with running(Scripted(Ambiguous("lost"), Refused("is_archived"))) as (outbox, done):
+        await outbox.put(notification(), MESSAGE)
+        await outbox.join()
+    assert done[0][1] == Refused("is_archived", possibly_delivered=True)
 
 
 async def test_an_unknown_receiver_is_an_error_of_the_caller():

@@ -211,7 +211,8 @@ def test_undecided_ticks_alone_do_not_complete_for():
     ]
 
 
-def test_a_skipped_tick_changes_nothing_for_a_pending_or_firing_alert():
+def test_b17_a_skipped_tick_changes_nothing_for_a_pending_or_firing_alert():
+    """Prometheus: an evaluation that was skipped resolved the alert."""
     assert run("w ww w", for_ticks=3).steps == [
         (0, INACTIVE, PENDING, WARNING),
         (3, PENDING, FIRING, WARNING),

@@ -256,6 +256,10 @@ def test_a_window_that_panes_sum_up_to_exactly_is_accepted(window: str) -> None:
             ["window: 301m"],
             "alerts.yaml:7:17: {}the window 301m cannot be computed exactly: the nearest that can are 5h and 5h5m",
         ),
+        (
+            ["above: 72m"],
+            "alerts.yaml:8:16: {}latency.p95: 72m is more than a percentile can say, which ends at 1 h 11 m",
+        ),
         (["for: 2"], 'alerts.yaml:10:14: {}"2" is not a duration'),
         (["keep_firing_for: 31d"], "alerts.yaml:10:26: {}31d is out of range: write at most 30d"),
         (["min_calls: few"], 'alerts.yaml:10:20: {}"few" is not a number of calls'),

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import simulation_traffic as sim
@@ -14,7 +13,7 @@ from simulation_loop import Sent
 from simulation_oracle import Epochs, OracleRule, Panes, expected_id, expected_notification_id, panes_of
 from simulation_records import ChunkRead, read_alert, read_chunk
 from simulation_ticks import PanesFold, Seen, Ticks, transitions_of_calls
-from simulation_world import FENCED_OUTBOX, World
+from simulation_world import World
 
 _SLOW = {"for_ms": 2_000, "keep": 3_000, "min_calls": 8}
 _RULES = {
@@ -223,54 +222,76 @@ def _check_notifications(
             expected_notification_id(notification.transition.id, notification.receiver),
         )
     known = {name for name, _, _ in alerts}
-    overlap: list[str] = []
-    settled: dict[str, list[dict[str, Any]]] = {}
-    for entries in log.values():
-        for _, record in entries:
-            settled.setdefault(record["transition"], []).append(record)
-    report.equal("transitions in the log", set(settled), known)
+    settled = {record["transition"] for entries in log.values() for _, record in entries}
+    report.equal("transitions in the log", settled, known)
     for name, entries in log.items():
         outcomes = {record["outcome"] for _, record in entries}
-        if "sent" in outcomes and entries[-1][1]["outcome"] != "sent":
-            overlap.append(f"what was sent is forgotten once the log is compacted: {entries[-1][1]}")
         if "sent" in outcomes and name not in sent:
             report.problems.append(f"logged as sent, and nobody has it: {entries[0][1]}")
     for name, deliveries in sent.items():
-        if name not in log:
-            report.problems.append(f"sent, and not logged: {deliveries[0]}")
+        _check_announced(report, deliveries, log.get(name, []))
         _check_repeats(report, deliveries, log.get(name, []))
     report.count("messages", len(sent))
     _check_writers(report, world, log)
-    overlap += _last_words(report, alerts, world.inbox)
-    if FENCED_OUTBOX or not (world.faults["pause"] or world.faults["notifier moved"]):
-        report.problems += overlap
-    else:
-        report.count("limit: two notifiers at once, and a wrong last word or log", len(overlap))
+    _check_compacted(report, world, log)
+    report.problems += _last_words(report, alerts, world.inbox)
 
 
-def _check_writers(report: Report, world: World, log: dict[str, list[tuple[int, dict[str, Any]]]]) -> None:
-    """One who has read the log writes nothing about what stands there, and nothing twice but as a retry."""
+_Logged = list[tuple[int, dict[str, Any]]]
+"""Records of one notification, each with its offset."""
+_ENDS = {"sent", "refused", "given up"}
+
+
+def _check_announced(report: Report, deliveries: list[Sent], logged: _Logged) -> None:
+    """Before a message was on its way its announcement was in the log."""
+    announced = {offset for offset, record in logged if record["outcome"] == "sending"}
+    for each in deliveries:
+        if each.announced not in announced:
+            report.problems.append(f"sent, and not announced in the log: {each}")
+
+
+def _check_compacted(report: Report, world: World, log: dict[str, _Logged]) -> None:
+    """Compaction forgets nothing of what was sent."""
+    live = world.broker.live((sim.NOTIFICATIONS_TOPIC, 0)).values()
+    kept = {(record["id"], record["outcome"]) for record in map(json.loads, live)}
+    for name, entries in log.items():
+        for _, record in entries:
+            if (name, record["outcome"]) not in kept:
+                report.problems.append(f"forgotten once the log is compacted: {record}")
+
+
+def _check_writers(report: Report, world: World, log: dict[str, _Logged]) -> None:
+    """One who has read how it ended writes nothing more about it, and nobody writes anything twice but as a retry."""
     for entries in log.values():
-        first = entries[0][0]
-        for offset, record in entries[1:]:
+        ended = [offset for offset, record in entries if record["outcome"] in _ENDS]
+        for offset, record in entries:
             writer = world.log_writers[offset]
-            if writer[2][0] > first:
-                report.problems.append(f"logged again although the log had it: {record}")
+            if ended and writer[2][0] > ended[0]:
+                report.problems.append(f"logged again although the log had its end: {record}")
             for earlier, before in entries:
-                if earlier < offset and world.log_writers[earlier] == writer and before != record:
+                if earlier >= offset or before["outcome"] != record["outcome"]:
+                    continue
+                if record["outcome"] == "logged" and writer[2][0] > earlier:
+                    report.problems.append(f"logged again although the log had it: {record}")
+                if world.log_writers[earlier] == writer and before != record:
                     report.problems.append(f"one notifier settled it twice: {before} and {record}")
 
 
-def _check_repeats(report: Report, deliveries: list[Any], logged: list[tuple[int, dict[str, Any]]]) -> None:
-    """A message is repeated under its own id only by one who had read the log before it was there."""
-    first_logged = min((offset for offset, _ in logged), default=0)
-    for earlier, later in pairwise(deliveries):
+def _check_repeats(report: Report, deliveries: list[Sent], logged: _Logged) -> None:
+    """A message is repeated under its own id, by one who marks it, and only while the log has not got its end.
+
+    Without a mark only by one who was stopped between its last check and the attempt.
+    """
+    ended = min((offset for offset, record in logged if record["outcome"] in _ENDS), default=None)
+    for number, later in enumerate(deliveries[1:], 1):
         report.count("messages repeated", 1)
-        senders = [(each.worker, each.incarnation, each.read) for each in (earlier, later)]
-        if senders[0] == senders[1]:
-            report.count("messages repeated after a lost answer", 1)
-        elif later.read[0] > first_logged:
-            report.problems.append(f"sent again although the log had it: {later}")
+        if ended is not None and later.read[0] > ended:
+            report.problems.append(f"sent again although the log had its end: {later}")
+        if later.notification.possibly_repeated:
+            continue
+        if later.owned and any(each.owned or each.announced < later.read[0] for each in deliveries[:number]):
+            report.problems.append(f"sent again without a mark: {later}")
+        report.count("limit: repeated by one stopped between check and attempt", 1)
 
 
 def _last_words(

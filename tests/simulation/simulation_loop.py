@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,7 @@ class StageLoop:
         return frozenset(found)
 
     def _do(self, effects: Effects, names: _Names) -> Steps:
+        assignment = self.assignment
         phases = (effects.publish, *effects.then)
         if any(phases) or effects.deliver:
             yield names.decided
@@ -169,8 +170,10 @@ class StageLoop:
                 yield from self._publish(phase, names.between[number])
                 yield names.published[number]
         for notification in effects.deliver:
+            if assignment != self.assignment:
+                break
             self.deliver(notification)
-            yield "notification handed over, not sent"
+            yield "notification handed over, not announced"
         if effects.commit:
             self._commit(effects.commit)
             yield "committed"
@@ -258,13 +261,29 @@ _FLUSHED = {
 
 @dataclass
 class Sent:
-    """One message in a receiver's hands: by whom, and how far the log was when the sender had read it."""
+    """One message in a receiver's hands: by whom, and how far the log was when the sender had read it.
+
+    `announced`: where the log has its announcement; `owned`: whether the sender was still the one that notifies when
+    the message arrived, which one that was stopped between its last check and the attempt is not.
+    """
 
     at_ms: int
     worker: int
     incarnation: int
     read: Read
     notification: Notification
+    announced: int
+    owned: bool
+
+
+@dataclass
+class Attempt:
+    """What is on its way to a receiver: accepted by it or not yet."""
+
+    notification: Notification
+    read: Read
+    announced: int
+    accepted: bool = False
 
 
 @dataclass
@@ -283,17 +302,26 @@ class Outbox:
     waiting: set[str] = field(default_factory=set)
     read: Read = (0, 0)
     wrote: Callable[[int, Read], None] = lambda _offset, _read: None
-    fenced: bool = False
     owns: Callable[[], bool] = lambda: True
-    accepted: tuple[Notification, Read] | None = None
+    term: int = 0
+    under_way: Attempt | None = None
 
     def let_go(self) -> None:
-        """The partition is another's: drop what waits; what a receiver has accepted is logged before it is given up."""
-        if self.accepted is not None:
-            self._log(*self.accepted)
-            self.accepted = None
+        """The partition is another's: drop what waits. An attempt that is under way has a little time to end.
+
+        If it does, its end is logged before the partition is given up; else nobody knows, and it may still arrive.
+        """
+        self.term += 1
         self.queue.clear()
         self.waiting.clear()
+        attempt, self.under_way = self.under_way, None
+        if attempt is None:
+            return
+        ends = self.rng.random()
+        if not attempt.accepted and ends < 0.8:
+            self._arrive(attempt)
+        if attempt.accepted and ends < 0.6:
+            self._log(attempt)
 
     def put(self, notification: Notification) -> None:
         if notification.id not in self.waiting:
@@ -307,30 +335,63 @@ class Outbox:
 
     def run(self) -> Steps:
         while True:
-            if not self.queue:
+            if self.queue and self.owns():
+                yield from self._deliver(*self.queue[0])
+            else:
+                yield WAIT
+
+    def _deliver(self, notification: Notification, read: Read) -> Steps:
+        term = self.term
+        yield "lease checked, not announced"
+        if term != self.term:
+            return
+        record = self.stage.announced(notification, self.broker.now_ms)
+        attempt = Attempt(notification, read, self._append(record, read))
+        yield "announced, not attempted"
+        while term == self.term:
+            if not self.owns():
                 yield WAIT
                 continue
-            notification, read = self.queue[0]
-            while True:
-                if self.fenced and not self.owns():
-                    break
-                self.accepted = (notification, read)
-                self.inbox.append(Sent(self.broker.now_ms, self.worker, self.incarnation, read, notification))
-                if self.rng.random() >= self.chances.lost_answer:
-                    break
+            self.under_way = attempt
+            yield "attempt under way, not accepted"
+            if term != self.term:
+                return
+            self._arrive(attempt)
+            if self.rng.random() < self.chances.lost_answer:
+                self.under_way = None
+                again = replace(attempt.notification, possibly_repeated=True)
+                attempt = Attempt(again, read, attempt.announced)
                 yield "delivered, answer lost"
-            if self.accepted is None:
-                self.let_go()
                 continue
             yield "delivery accepted, not logged"
-            if self.accepted is None:
-                continue
-            self._log(notification, read)
-            self.accepted = None
+            if term != self.term:
+                return
+            self._log(attempt)
+            self.under_way = None
             self.waiting.discard(notification.id)
             del self.queue[:1]
             yield "delivery logged"
+            return
 
-    def _log(self, notification: Notification, read: Read) -> None:
-        record = self.stage.settled(notification, Delivered("receipt"), self.broker.now_ms)
-        self.wrote(self.broker.append((record.topic, record.partition or 0), record.key, record.value), read)
+    def _arrive(self, attempt: Attempt) -> None:
+        attempt.accepted = True
+        self.inbox.append(
+            Sent(
+                self.broker.now_ms,
+                self.worker,
+                self.incarnation,
+                attempt.read,
+                attempt.notification,
+                attempt.announced,
+                self.owns(),
+            )
+        )
+
+    def _log(self, attempt: Attempt) -> None:
+        result = Delivered("receipt", attempt.notification.possibly_repeated)
+        self._append(self.stage.settled(attempt.notification, result, self.broker.now_ms), attempt.read)
+
+    def _append(self, record: Outgoing, read: Read) -> int:
+        offset = self.broker.append((record.topic, record.partition or 0), record.key, record.value)
+        self.wrote(offset, read)
+        return offset

@@ -49,7 +49,7 @@ class Ticks:
     """Evaluates every rule at every second of event time; nothing is skipped."""
 
     def __init__(self, epochs: Epochs) -> None:
-        self.cells: dict[str, dict[int, dict[tuple[str, ...], list[Content]]]] = {}
+        self.cells: dict[str, dict[int, dict[tuple[str, ...], Content]]] = {}
         self.alerts: dict[str, dict[tuple[str, ...], OracleAlert]] = {}
         self.found: list[Seen] = []
         self._epochs = epochs
@@ -58,7 +58,11 @@ class Ticks:
         self._entered = False
 
     def put(self, view: str, start: int, series: tuple[str, ...], content: list[Content]) -> None:
-        self.cells.setdefault(view, {}).setdefault(start, {})[series] = content
+        """The contents of a pane from all sources, added up once for every tick that sees it."""
+        total: Content = {}
+        for each in content:
+            _add(total, each)
+        self.cells.setdefault(view, {}).setdefault(start, {})[series] = total
 
     def advance(self, watermark: int) -> None:
         """Evaluate every tick up to the watermark."""
@@ -92,17 +96,9 @@ class Ticks:
     def _totals(self, rule: OracleRule, tick: int) -> dict[tuple[str, ...], Content]:
         totals: dict[tuple[str, ...], Content] = {}
         of_view = self.cells.get(rule.view, {})
-        for start in [start for start in of_view if tick - rule.window <= start < tick]:
-            for series, contents in of_view[start].items():
-                total = totals.setdefault(series, {})
-                for content in contents:
-                    for name, value in content.items():
-                        if isinstance(value, dict):
-                            counts = total.setdefault(name, {})
-                            for bucket, number in value.items():
-                                counts[bucket] = counts.get(bucket, 0) + number
-                        elif isinstance(value, int):
-                            total[name] = total.get(name, 0) + value
+        for start in range(tick - rule.window, tick, PANE):
+            for series, content in of_view.get(start, {}).items():
+                _add(totals.setdefault(series, {}), content)
         return totals
 
     def _evaluate(self, rule: OracleRule, tick: int) -> None:
@@ -162,6 +158,17 @@ class Ticks:
             alerts.pop(series, None)
         else:
             alerts[series] = OracleAlert(state, severity, episode, spells)
+
+
+def _add(total: Content, content: Content) -> None:
+    """Add a content to a total. Exemplars, which are pairs, have no part in it."""
+    for name, value in content.items():
+        if type(value) is int:
+            total[name] = total.get(name, 0) + value
+        elif type(value) is dict:
+            counts = total.setdefault(name, {})
+            for bucket, number in value.items():
+                counts[bucket] = counts.get(bucket, 0) + number
 
 
 def _plain(total: Content) -> Iterator[int]:

@@ -38,7 +38,13 @@ def late(*bookings: tuple[int, str, int], view: str = "v") -> Late:
     series = tuple(dict.fromkeys((each,) for each in features))
     rows = np.array([series.index((each,)) for each in features], np.int64)
     return Late(
-        view, series, rows, np.full(len(rows), NOON), np.array(offsets, np.int64), np.array(spend, np.int64)
+        view,
+        series,
+        rows,
+        np.full(len(rows), NOON),
+        np.array(offsets, np.int64),
+        np.array(spend, np.int64),
+        np.array(offsets, np.int64) + NOON,
     )
 
 
@@ -192,8 +198,8 @@ def damaged(**changes: Any) -> bytes:
         ({"columns": {"count:one:any": b""}}, "differ in length"),
         ({"row": b"123"}, "not a panes record"),
         ({"exemplars": [[9, "x", 0, 0, 0, {}]]}, "outside its record"),
-        ({"late": [["v", [], b"", b"", b"", b""]]}, "a late booking without calls"),
-        ({"late": [["v", [], struct.pack("<I", 0), *[struct.pack("<q", 1)] * 3]]}, "outside its record"),
+        ({"late": [["v", [], *[b""] * 5]]}, "a late booking without calls"),
+        ({"late": [["v", [], struct.pack("<I", 0), *[struct.pack("<q", 1)] * 4]]}, "outside its record"),
     ],
 )
 def test_the_reason_of_a_refused_record_is_given(changes: dict[str, Any], reason: str) -> None:

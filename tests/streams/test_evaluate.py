@@ -228,6 +228,47 @@ def test_transitions_are_the_same_to_the_last_exemplar_however_calls_are_cut_int
     assert run(each, calls, cuts, until) == run(each, calls, others, until)
 
 
+late_spend = st.lists(
+    st.tuples(
+        st.sampled_from([0, 300, 2_000, 30_000]),
+        st.sampled_from([0, 0, 0, 2_500, 9_000, 25_000]),
+        st.sampled_from("ab"),
+        st.integers(0, 4),
+    ),
+    min_size=2,
+    max_size=30,
+)
+"""Of each call: time since the call before it, how late it is, its feature and its cost in dollars."""
+
+
+@given(
+    late_spend, st.lists(st.integers(1, 30), max_size=6), st.lists(st.integers(1, 30), max_size=6),
+    st.sampled_from(["spend", "spend_per_call"]), st.sampled_from([10 * SECOND, MINUTE]), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_the_ticks_that_see_late_spend_are_the_same_however_calls_are_cut_into_flushes(
+    steps: list[tuple[int, int, str, int]],
+    cuts: list[int],
+    others: list[int],
+    measure: str,
+    window: int,
+    below: bool,
+) -> None:
+    limit = {"below": 2 * 10**9} if below else {"above": 4 * 10**9}
+    each = rule("Spend", measure, window=window, min_calls=0, **limit)
+    now, calls = NOON, []
+    for passed, behind, feature, dollars in steps:
+        now += passed
+        calls.append(call(now - behind, feature=feature, cost_usd=dollars))
+
+    def transitions(at: list[int]) -> list[Transition]:
+        engine = replay(each, lateness=Lateness(allowed_ms=1_000, skew_ms=10**9))
+        found = [one for some in parts(records(calls), at) for one in engine.feed(some)[0]]
+        return found + engine.finish(now + 90_000)
+
+    assert transitions(cuts) == transitions(others)
+
+
 def test_a_series_takes_no_part_before_its_first_call_however_early_its_panes_are_at_hand() -> None:
     few = rule("Few", "calls", below=1, window=10 * SECOND)
     calls = [

@@ -66,6 +66,8 @@ def test_a_stage_with_nothing_to_read_and_fresh_answers_is_well_for_ever() -> No
 
 
 def test_a_stage_that_stands_still_with_something_to_read_is_stuck_after_the_limit() -> None:
+    """Faust: the same, where records are there and are not read."""
+
     def place(second: int) -> Place:
         return Place(5, 9, second)
 
@@ -80,7 +82,10 @@ def test_a_stage_that_moves_slowly_is_not_stuck() -> None:
     assert found(after(500, place=lambda second: Place(second // 50, 9_999, second))) == []
 
 
-def test_a_consumer_whose_fetches_are_not_answered_any_more_is_stuck_although_nothing_seems_left() -> None:
+def test_s13_a_consumer_whose_fetches_are_not_answered_any_more_is_stuck_although_nothing_seems_left() -> (
+    None
+):
+    """Faust: the consumer stopped silently, and the worker looked well for days."""
     assert found(after(60, answers=False)) == []
     assert found(after(61, answers=False)) == STUCK
 
@@ -117,6 +122,7 @@ def test_a_stage_that_waits_for_others_does_not_age(doing: str) -> None:
 
 
 def test_a_broker_that_is_away_is_the_only_finding_and_no_reason_to_start_anything_again() -> None:
+    """Faust: a broker that restarted left the worker running without effect."""
     stuck = after(61, turns=False)
     assert found(stuck, broker="no broker answers") == [("broker", Remedy.WAIT)]
 
@@ -207,7 +213,8 @@ def test_a_shard_that_reached_its_end_not_long_ago_is_caught_up_under_load() -> 
 # Restarts and the watchdog
 
 
-def test_restarts_are_bounded_with_growing_pauses_and_allowed_again_later() -> None:
+def test_s13_restarts_are_bounded_with_growing_pauses_and_allowed_again_later() -> None:
+    """Faust: what is retried is retried a few times, not for ever."""
     restarts = Restarts()
     assert [restarts.allow(NOW + number) for number in range(6)] == [1_000, 2_000, 4_000, 8_000, 16_000, None]
     assert restarts.allow(NOW + Restarts.WITHIN_MS + 10) == 1_000
@@ -253,7 +260,8 @@ def look_for(dog: Watchdog, seconds: int) -> None:
         dog.look(SECOND, "")
 
 
-def test_the_watchdog_starts_a_stuck_part_again_and_ends_the_worker_when_that_is_no_help() -> None:
+def test_s13_the_watchdog_starts_a_stuck_part_again_and_ends_the_worker_when_that_is_no_help() -> None:
+    """Faust: and then the worker ends with the reason, for its supervisor."""
     part = Part(restarts=2)
     dog = watchdog(part)
     look_for(dog, 62)

@@ -7,6 +7,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rules.measures import LARGEST_PERCENTILE
 from streams.histogram import (
     BUCKETS,
     HIGHEST,
@@ -25,6 +26,10 @@ counted = st.lists(st.tuples(st.integers(0, 50), st.integers(-5, 5)), max_size=4
 
 def as_arrays(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([key for key, _ in pairs], np.int64), np.array([count for _, count in pairs], np.int64)
+
+
+def test_the_largest_threshold_that_a_rule_may_have_is_where_the_layout_ends() -> None:
+    assert UPPER[-1] == LARGEST_PERCENTILE
 
 
 @given(st.lists(stored, min_size=1, max_size=60))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from random import Random
 
 import msgspec
 import pytest
@@ -50,6 +51,7 @@ class Run:
         self.routes = routes
         self.log: list[NotificationRecord] = []
         self.told: list[tuple[str, str]] = []
+        self.sent: list[Notification] = []
         self.notify = Notify(routes)
         self._done(self.notify.caught_up())
 
@@ -73,6 +75,7 @@ class Run:
     ) -> None:
         to_send, to_log = decided
         self.told += [(each.receiver, str(each.reason)) for each in to_send]
+        self.sent += to_send
         self.log += [record(each, outcome) for each in to_send] + [record(each, "logged") for each in to_log]
 
 
@@ -186,6 +189,89 @@ def test_what_was_refused_or_given_up_is_not_tried_again_and_changes_no_standing
     assert len(run.told) == 1, "nobody was told that it fires, so nobody needs to hear that it ended"
 
 
+def test_what_may_have_arrived_is_sent_again_under_its_own_id_and_marked() -> None:
+    run = Run()
+    [first] = run.notify.take(fires())[0]
+    run.log.append(record(first, "sending"))
+    run.restart([fires()])
+    assert run.told == [("team", "first")]
+    assert [(each.id, each.possibly_repeated) for each in run.sent] == [(first.id, True)]
+
+
+def test_whoever_may_have_been_told_hears_the_end() -> None:
+    run = Run()
+    run.log += [record(each, "sending") for each in run.notify.take(fires())[0]]
+    run.restart([fires(), resolves(5)])
+    assert run.told == [("team", "resolved")]
+    assert not run.sent[0].possibly_repeated
+    run.restart([fires(), resolves(5)])
+    assert len(run.told) == 1
+
+
+@pytest.mark.parametrize(("possibly_delivered", "told"), [(True, [("team", "resolved")]), (False, [])])
+@pytest.mark.parametrize("outcome", ["refused", "given up"])
+def test_of_what_failed_the_end_is_told_only_where_it_may_have_arrived(
+    outcome: str, possibly_delivered: bool, told: list[tuple[str, str]]
+) -> None:
+    run = Run()
+    for each in run.notify.take(fires())[0]:
+        failed = msgspec.structs.replace(record(each, outcome), possibly_delivered=possibly_delivered)
+        run.log += [record(each, "sending"), failed]
+    run.restart([fires()])
+    assert run.told == []
+    run.restart([fires(), resolves(5)])
+    assert run.told == told
+
+
+def test_an_end_that_may_have_arrived_is_sent_again_also_where_the_beginning_may_not_have() -> None:
+    run = Run()
+    for change in (fires(), resolves(5)):
+        run.log += [record(each, "sending") for each in run.notify.take(change)[0]]
+    run.restart([fires(), resolves(5)])
+    assert run.told == [("team", "resolved")]
+    assert run.sent[0].possibly_repeated
+
+
+def test_a_change_after_what_may_have_arrived_keeps_its_own_reason() -> None:
+    run = Run()
+    run.take(fires(0, Severity.WARNING))
+    worse = escalates(1, Severity.WARNING, Severity.CRITICAL)
+    run.log += [record(each, "sending") for each in run.notify.take(worse)[0]]
+    eased = escalates(2, Severity.CRITICAL, Severity.WARNING)
+    run.restart([fires(0, Severity.WARNING), worse, eased])
+    assert run.told == [("team", "first"), ("team", "eased")]
+
+
+def test_what_a_stopped_worker_logged_without_knowing_what_was_sent_withholds_no_end() -> None:
+    run = Run()
+    run.take(fires())
+    [end] = run.notify.take(resolves(5))[0]
+    run.log.append(record(end, "logged"))
+    run.restart([fires(), resolves(5)])
+    assert run.told == [("team", "first"), ("team", "resolved")]
+
+
+def test_what_is_logged_already_is_not_logged_again() -> None:
+    run = Run()
+    run.restart([fires(), resolves(5)])
+    logged = list(run.log)
+    for _ in range(3):
+        run.restart([fires(), resolves(5)])
+    assert run.log == logged
+
+
+def test_each_outcome_of_a_notification_has_a_key_of_its_own() -> None:
+    [first] = Run().notify.take(fires())[0]
+    outcomes = ("logged", "sending", "sent", "refused", "given up")
+    assert len({record(first, outcome).key for outcome in outcomes}) == len(outcomes)
+
+
+def test_alerts_that_come_again_behind_later_ones_are_taken_in_order_of_time() -> None:
+    run = Run()
+    run.restart([resolves(5), fires()])
+    assert run.told == []
+
+
 def test_records_of_the_log_that_cannot_be_read_are_an_error() -> None:
     for value in (b"", b"{}", b"null", b"\xff", b"[" * 100_000):
         with pytest.raises(msgspec.MsgspecError):
@@ -217,3 +303,27 @@ def test_restarts_while_up_to_date_change_nothing_of_what_is_told(
             restarted.restart(alerts[: number + 1])
     assert restarted.told == steady.told
     assert restarted.log == steady.log
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(Severity), min_size=1, max_size=3), min_size=1, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_what_the_log_says_does_not_depend_on_the_order_of_its_records(
+    severities: list[list[Severity]], random: Random
+) -> None:
+    alerts = [change for number, each in enumerate(severities) for change in episode(10 * number, each)]
+    run = Run(BY_SEVERITY)
+    run.take(*alerts)
+    log = [record for sent in run.log for record in (msgspec.structs.replace(sent, outcome="sending"), sent)]
+    log = [each for each in log if random.random() < 0.9]
+    told = []
+    for _ in range(3):
+        one = Notify(BY_SEVERITY)
+        for each in log:
+            one.learn(each)
+        for change in alerts:
+            one.take(change)
+        told.append(one.caught_up())
+        random.shuffle(log)
+    assert told[0] == told[1] == told[2]

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 
 import numpy as np
+import pytest
 from transitions import AT, MINUTE, transition
 
-from notifiers.delivery import Delivered, Refused
+from notifiers.delivery import Delivered, GaveUp, Refused
 from notifiers.notification import Notification, Reason
 from notifiers.routing import Route
 from rules.transition import State, Transition
 from streams import alert_record, notify
-from streams.builtin import NOTIFICATIONS_FAILING
-from streams.loop import Clock
+from streams.builtin import NOTIFICATIONS_FAILING, Condition
+from streams.loop import Clock, Effects
 from streams.notify_stage import HISTORY_MS, LONGEST_MS, QUIET_MS, NotifyStage
 from streams.records import Records, Source
 from streams.settings import Settings
@@ -150,3 +151,32 @@ def test_a_restarted_notifier_knows_from_its_log_who_fails_and_from_the_alerts_w
         after.flush(Clock(AT + 2_000, frozenset({SOURCE}), 1))
         again = after.flush(Clock(AT + 2_500, frozenset({SOURCE}), 1)).publish
         assert [each.key for each in again] == [fired.key] * expected
+
+
+def test_a_delivery_is_announced_and_ends_under_two_keys_of_the_same_notification() -> None:
+    notifier = Notifier()
+    [sent] = notifier.take(AT, *episode(AT, ends=False))
+    announced = notifier.stage.announced(sent, AT + 1)
+    ended = notifier.stage.settled(sent, Delivered("C1/1"), AT + 2)
+    outcomes = [notify.decode(each.value or b"") for each in (announced, ended)]
+    assert [(each.id, each.outcome) for each in outcomes] == [(sent.id, "sending"), (sent.id, "sent")]
+    assert announced.key != ended.key
+
+
+@pytest.mark.parametrize(
+    "result",
+    [Refused("is_archived", possibly_delivered=True), GaveUp("status 500", 9, possibly_delivered=True)],
+)
+def test_a_failure_after_a_lost_answer_is_logged_as_one(result: Refused | GaveUp) -> None:
+    notifier = Notifier()
+    [sent] = notifier.take(AT, *episode(AT, ends=False))
+    assert notify.decode(notifier.stage.settled(sent, result, AT).value or b"").possibly_delivered
+
+
+def test_a_notifier_whose_partition_is_gone_says_nothing_more() -> None:
+    made = [Condition(NOTIFICATIONS_FAILING, ("receiver", "oncall"), AT, 1, "fails")]
+    stage = NotifyStage(Settings(), [Route((), ("oncall",))], lambda _: {NOTIFICATIONS_FAILING: made})
+    notifier = Notifier(stage)
+    stage.revoke(SOURCE)
+    assert stage.flush(Clock(AT + MINUTE, frozenset(), 1)) == Effects()
+    assert notifier.take(AT, *episode(AT, ends=False)) == []

@@ -140,16 +140,19 @@ class KafkaNode:
     extra: Sequence[tuple[ExtraListener, int]] = ()
     more_settings: Mapping[str, object] = field(default_factory=dict)
     scram: Sequence[str] = ()
+    host: str = HOST
+    within: Sequence[str] = ()
+    """A command that runs the broker somewhere else, such as in another network namespace."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _log_start: int = field(default=0, repr=False)
 
     @property
     def address(self) -> str:
-        return f"{HOST}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def address_of(self, listener: str) -> str:
         """HOST:PORT of an extra listener."""
-        return next(f"{HOST}:{port}" for each, port in self.extra if each.name == listener)
+        return next(f"{self.host}:{port}" for each, port in self.extra if each.name == listener)
 
     @property
     def log_file(self) -> Path:
@@ -189,7 +192,7 @@ class KafkaNode:
         with self.log_file.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                tied_to_parent([*self._command("kafka.Kafka"), str(self._settings_file)]),
+                tied_to_parent([*self.within, *self._command("kafka.Kafka"), str(self._settings_file)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -264,7 +267,7 @@ class KafkaNode:
             "process.roles": "broker,controller",
             "node.id": self.node_id,
             "controller.quorum.voters": voters,
-            "listeners": ",".join([self._listeners(), f"CONTROLLER://{HOST}:{self.controller_port}"]),
+            "listeners": ",".join([self._listeners(), f"CONTROLLER://{self.host}:{self.controller_port}"]),
             "advertised.listeners": self._listeners(),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
@@ -300,8 +303,8 @@ class KafkaNode:
         return "".join(f"{name}={value}\n" for name, value in every.items())
 
     def _listeners(self) -> str:
-        extra = (f"{each.name}://{HOST}:{port}" for each, port in self.extra)
-        return ",".join([f"PLAINTEXT://{HOST}:{self.port}", *extra])
+        extra = (f"{each.name}://{self.host}:{port}" for each, port in self.extra)
+        return ",".join([f"PLAINTEXT://{self.host}:{self.port}", *extra])
 
 
 class KafkaCluster:
@@ -312,6 +315,7 @@ class KafkaCluster:
         listeners: what each node listens on beside plain text.
         scram: users, as `kafka-storage format --add-scram` takes them.
         more_settings: settings of every node that go before the usual ones.
+        places: for each node the address it listens on, and the command that runs it there (empty: as it is).
     """
 
     def __init__(
@@ -321,6 +325,7 @@ class KafkaCluster:
         listeners: Sequence[ExtraListener] = (),
         scram: Sequence[str] = (),
         more_settings: Mapping[str, object] | None = None,
+        places: Sequence[tuple[str, Sequence[str]]] = (),
     ) -> None:
         java, jars = java_program(), kafka_jars()
         self._folder = Path(tempfile.mkdtemp(prefix="tocsin-kafka-"))
@@ -337,6 +342,7 @@ class KafkaCluster:
                 [(each, next(extra)) for each in listeners],
                 more_settings or {},
                 scram,
+                *(places[number - 1] if places else ()),
             )
             for number in range(1, nodes + 1)
         ]
@@ -353,7 +359,7 @@ class KafkaCluster:
             KafkaStartError: one did not come up; all are ended.
         """
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        voters = ",".join(f"{node.node_id}@{HOST}:{node.controller_port}" for node in self.nodes)
+        voters = ",".join(f"{node.node_id}@{node.host}:{node.controller_port}" for node in self.nodes)
         try:
             for node in self.nodes:
                 node.format(cluster_id, voters, len(self.nodes))

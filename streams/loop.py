@@ -16,6 +16,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from notifiers.delivery import Delivery
 from notifiers.notification import Notification
+from streams.continuity import Continuity
 from streams.fetching import Columns, fetch_columns
 from streams.following import Following
 from streams.health import DELIVERING, WAITING_FOR_RULES
@@ -131,6 +132,7 @@ class Loop:
         self._before_assign = before_assign
         self._delivery = delivery
         self._following: Following | None = None
+        self._continuity = Continuity(consumer)
         self._sources: dict[TopicPartition, Source] = {}
         self._total = 0
         self._assignment = 0
@@ -167,7 +169,7 @@ class Loop:
         while not self._stopping.is_set():
             self.turns += 1
             if self._following is not None:
-                await self._following.catch_up(self._consumer, self._sources)
+                self._continuity.forget(await self._following.catch_up(self._consumer, self._sources))
             if self._new:
                 await self._until_stopping(self._take_over())
                 continue
@@ -187,6 +189,9 @@ class Loop:
                     # Partitions moved while a step was published: those that are ours again are read from their start.
                     break
                 if records is not None and partition not in void:
+                    await self._continuity.check(partition, records)
+                    if assignment != self._assignment:
+                        break  # as above
                     await self._do(self._stage.take(records))
                     # Where nothing had to be awaited, nobody else had a turn: heartbeats, other stages, signals.
                     await asyncio.sleep(0)
@@ -203,6 +208,7 @@ class Loop:
         while following.must_wait(records, self._now_ms()) and not self._stopping.is_set():
             self.doing = WAITING_FOR_RULES
             again |= await following.catch_up(self._consumer, self._sources)
+            self._continuity.forget(again)
             await asyncio.sleep(0.02)
         return again
 
@@ -248,7 +254,7 @@ class Loop:
             found = committed.get(partition)
             at = None if found is None or found.offset < 0 else Committed(found.offset, found.metadata or "")
             starts[partition] = offset = self._stage.assign(source, Start(at, beginnings[partition]))
-            self._consumer.seek(partition, beginnings[partition] if offset is None else offset)
+            self._continuity.seek(partition, beginnings[partition] if offset is None else offset)
             self._sources[partition] = source
         self.joined = True
         _log.info("%s reads %s", self._stage.name, describe_starts(starts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,8 @@ from rules.view import SHARDS
 from streams.kafka import connection_arguments, start_client, stop_client
 from streams.settings import Settings
 from streams.topic_ids import describe_topics
+
+_log: Final = logging.getLogger(__name__)
 
 _DAY_MS: Final = 86_400_000
 _VISIBLE_SECONDS: Final = 10.0
@@ -141,7 +144,14 @@ async def _check(admin: AIOKafkaAdminClient, plans: tuple[TopicPlan, ...]) -> No
         if plan.fixed and plan.name in present and present[plan.name][1] != plan.partitions
     ]
     calls = [plan.name for plan in plans if plan.purpose.startswith("calls")]
-    for name, policy in (await _cleanup_policies(admin, calls)).items():
+    for name, config in (await _configs(admin, calls)).items():
+        policy = config.get("cleanup.policy", "")
+        if config.get("message.timestamp.type") == "CreateTime":
+            _log.warning(
+                "topic %s takes the time of a record from its producer: one whose clock is ahead can make the calls "
+                "of others late; set message.timestamp.type=LogAppendTime",
+                name,
+            )
         if "compact" in policy:
             problems.append(
                 f"topic {name} is compacted (cleanup.policy={policy}), so calls with the same key would be lost: "
@@ -151,12 +161,11 @@ async def _check(admin: AIOKafkaAdminClient, plans: tuple[TopicPlan, ...]) -> No
         raise TopicError("\n".join(problems))
 
 
-async def _cleanup_policies(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, str]:
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """By topic what the broker says of its configuration."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-    policies: dict[str, str] = {}
-    for answer in await admin.describe_configs(resources):
-        for _, _, _, name, entries in answer.resources:
-            values = {entry[0]: entry[1] or "" for entry in entries}
-            if "cleanup.policy" in values:
-                policies[name] = values["cleanup.policy"]
-    return policies
+    return {
+        name: {entry[0]: entry[1] or "" for entry in entries}
+        for answer in await admin.describe_configs(resources)
+        for _, _, _, name, entries in answer.resources
+    }

@@ -312,6 +312,19 @@ def test_every_page_of_the_documentation_is_reached_from_the_readme_or_the_archi
     assert [page for page in pages if f"docs/{page}" not in linked and f"({page}" not in linked] == []
 
 
+def test_every_public_fault_has_its_tests_and_every_test_that_is_named_there_exists() -> None:
+    page = text("docs/public-faults.md")
+    sources = [file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").rglob("test_*.py"))]
+    names = {
+        name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE)
+    }
+    rows = [row.lower() for row in re.findall(r"^\| ([A-Z]\d+) \|", page, re.MULTILINE)]
+    assert [row for row in rows if not any(name.startswith(f"test_{row}_") for name in names)] == []
+    assert set(re.findall(r"`(test_\w+)`", page)) <= names
+    tested = {match[1] for name in names if (match := re.match(r"test_([bcs]\d+)_", name))}
+    assert sorted(tested - set(rows)) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_relative_links_lead_to_a_file_and_a_heading(page: Path) -> None:
     broken = []

@@ -42,6 +42,7 @@ EDGE: Final = frozenset(
         "streams.call_files",
         "streams.cli",
         "streams.collector",
+        "streams.continuity",
         "streams.demo",
         "streams.durations",
         "streams.export",

@@ -105,10 +105,12 @@ def _check_panes(report: Report, logs: Iterable[list[ChunkRead]], panes: Panes, 
             report.count("panes", 1)
             report.equal(f"pane {cell} at version {chunk.version}", content, expected)
             newest[cell] = max(newest.get(cell, -1), chunk.version)
-        for view, series, start, offset, spend in chunk.late:
+        for view, series, start, offset, spend, seen in chunk.late:
             key = (view, chunk.source, offset)
             report.equal(
-                f"late spend {key}", (series, start, spend), booked.setdefault(key, (series, start, spend))
+                f"late spend {key}",
+                (series, start, spend, seen),
+                booked.setdefault(key, (series, start, spend, seen)),
             )
     for cell, history in panes.history.items():
         if panes.content(cell, newest.get(cell, -1)) is not history[-1][1]:
@@ -166,15 +168,10 @@ def _check_against_calls(
     alerts: list[tuple[str, Seen, dict[str, Any]]],
     folds: dict[int, PanesFold],
 ) -> None:
-    """Where no clock stood in for data, the calls alone say which transitions there are.
-
-    Late spend is booked when its flush is: which ticks see it depends on where the flush was cut, so spend is left out
-    where a late call had a price.
-    """
+    """Where no clock stood in for data, the calls alone say which transitions there are."""
     ticks: Ticks = transitions_of_calls(panes, epochs, sim.LATENESS_MS)
-    left_out = {"sim/Spending"} if panes.late else set()
-    found = sorted(seen for _, seen, _ in alerts if seen.rule not in left_out)
-    expected = sorted(seen for seen in ticks.found if seen.rule not in left_out)
+    found = sorted(seen for _, seen, _ in alerts)
+    expected = sorted(ticks.found)
     report.count("transitions by the calls", len(expected))
     _compare(report, "by the calls", found, expected)
     least = min(panes.high.values()) - sim.LATENESS_MS

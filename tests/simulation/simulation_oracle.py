@@ -116,7 +116,7 @@ class Panes:
     """Every pane of every source, as it was after each call; and the spend of late calls."""
 
     history: dict[Cell, list[tuple[int, Content]]] = field(default_factory=dict)
-    late: dict[tuple[str, int, int], tuple[tuple[str, ...], int, int]] = field(default_factory=dict)
+    late: dict[tuple[str, int, int], tuple[tuple[str, ...], int, int, int]] = field(default_factory=dict)
     """By view, source and offset: series, pane start, nano-dollars."""
     high: dict[int, int] = field(default_factory=dict)
     fates: dict[str, int] = field(default_factory=dict)
@@ -263,10 +263,16 @@ class _Fold:
                 self.panes._book((rule.view, self.source, (), start), offset, [(f"count:{name}:any", 1)])
 
     def _book_late(self, call: _Call, start: int) -> None:
+        assert self.high is not None
         for rule in self.epochs.at(start):
             if rule.measure == "spend" and call.spend is not None:
                 series = tuple(getattr(call, name) for name in rule.by)
-                self.panes.late[rule.view, self.source, call.offset] = (series, start, call.spend)
+                self.panes.late[rule.view, self.source, call.offset] = (
+                    series,
+                    start,
+                    call.spend,
+                    self.high - self.lateness,
+                )
 
 
 def expected_id(rule: str, series: Sequence[tuple[str, str]], at: int, state: str, severity: str) -> str:

@@ -21,22 +21,22 @@ class ChunkRead:
     source: int
     version: int
     entries: list[tuple[str, tuple[str, ...], int, Content]]
-    late: list[tuple[str, tuple[str, ...], int, int, int]]
-    """View, series, pane start, offset, nano-dollars."""
+    late: list[tuple[str, tuple[str, ...], int, int, int, int]]
+    """View, series, pane start, offset, nano-dollars, how far the source was sealed when the call came."""
     seal: dict[str, Any] | None
 
 
 def read_chunk(value: bytes) -> ChunkRead:
     wire = msgspec.msgpack.decode(value)
     entries: list[tuple[str, tuple[str, ...], int, Content]] = []
-    late: list[tuple[str, tuple[str, ...], int, int, int]] = []
+    late: list[tuple[str, tuple[str, ...], int, int, int, int]] = []
     for block in wire["blocks"]:
         entries += _entries(*block)
-    for view, series, row, starts, offsets, spend in wire["late"]:
+    for view, series, row, starts, offsets, spend, seen in wire["late"]:
         late += [
-            (view, tuple(series[number]), start, offset, amount)
-            for number, start, offset, amount in zip(
-                _narrow(row), _wide(starts), _wide(offsets), _wide(spend), strict=True
+            (view, tuple(series[number]), *booking)
+            for number, *booking in zip(
+                _narrow(row), _wide(starts), _wide(offsets), _wide(spend), _wide(seen), strict=True
             )
         ]
     return ChunkRead(wire["partition"], wire["version"], entries, late, wire["seal"])

@@ -50,11 +50,13 @@ class Ticks:
 
     def __init__(self, epochs: Epochs) -> None:
         self.cells: dict[str, dict[int, dict[tuple[str, ...], Content]]] = {}
+        self.booked: dict[str, dict[int, dict[tuple[str, ...], Content]]] = {}
         self.alerts: dict[str, dict[tuple[str, ...], OracleAlert]] = {}
         self.found: list[Seen] = []
         self._epochs = epochs
         self._next: int | None = None
         self._before: dict[str, set[tuple[str, ...]]] = {}
+        self._waiting: list[tuple[int, str, int, tuple[str, ...], int]] = []
         self._entered = False
 
     def put(self, view: str, start: int, series: tuple[str, ...], content: list[Content]) -> None:
@@ -63,6 +65,17 @@ class Ticks:
         for each in content:
             _add(total, each)
         self.cells.setdefault(view, {}).setdefault(start, {})[series] = total
+
+    def late(self, seen: int, view: str, start: int, series: tuple[str, ...], spend: int) -> None:
+        """Spend of a late call, for ticks after its source had sealed that far."""
+        self._waiting.append((seen, view, start, series, spend))
+
+    def _book_late(self, tick: int) -> None:
+        for each in [each for each in self._waiting if each[0] < tick]:
+            self._waiting.remove(each)
+            _, view, start, series, spend = each
+            booked = self.booked.setdefault(view, {}).setdefault(start, {}).setdefault(series, {})
+            _add(booked, {"sum:spend:any": spend})
 
     def advance(self, watermark: int) -> None:
         """Evaluate every tick up to the watermark."""
@@ -74,6 +87,7 @@ class Ticks:
         boundary = self._epochs.boundary
         while self._next <= watermark:
             tick = self._next
+            self._book_late(tick)
             rules = self._epochs.first if boundary is None or tick <= boundary else self._epochs.second
             for rule in rules:
                 self._evaluate(rule, tick)
@@ -95,10 +109,11 @@ class Ticks:
 
     def _totals(self, rule: OracleRule, tick: int) -> dict[tuple[str, ...], Content]:
         totals: dict[tuple[str, ...], Content] = {}
-        of_view = self.cells.get(rule.view, {})
-        for start in range(tick - rule.window, tick, PANE):
-            for series, content in of_view.get(start, {}).items():
-                _add(totals.setdefault(series, {}), content)
+        for panes in (self.cells, self.booked):
+            of_view = panes.get(rule.view, {})
+            for start in range(tick - rule.window, tick, PANE):
+                for series, content in of_view.get(start, {}).items():
+                    _add(totals.setdefault(series, {}), content)
         return totals
 
     def _evaluate(self, rule: OracleRule, tick: int) -> None:
@@ -229,13 +244,15 @@ def _percentile(counts: Mapping[int, int], calls: int) -> tuple[int, int]:
 
 
 def transitions_of_calls(panes: Panes, epochs: Epochs, lateness: int) -> Ticks:
-    """The transitions of final panes, up to the time that every source has sealed. Late spend plays no part."""
+    """The transitions of final panes, up to the time that every source has sealed."""
     ticks = Ticks(epochs)
     merged: dict[tuple[str, int, tuple[str, ...]], list[Content]] = {}
     for (view, _, series, start), history in panes.history.items():
         merged.setdefault((view, start, series), []).append(history[-1][1])
     for (view, start, series), contents in merged.items():
         ticks.put(view, start, series, contents)
+    for (view, _, _), (series, start, spend, seen) in panes.late.items():
+        ticks.late(seen, view, start, series, spend)
     ticks.advance(min(panes.high.values()) - lateness)
     return ticks
 
@@ -259,7 +276,6 @@ class PanesFold:
         self.watermark: int | None = None
         self.silenced = False
         self._sources: dict[int, _Source] = {}
-        self._amended: dict[tuple[str, int, tuple[str, ...]], Content] = {}
         both = {rule.view for rule in epochs.first}
         self._begins = {
             rule.view: epochs.boundary for rule in epochs.second if rule.view not in both and epochs.boundary
@@ -278,11 +294,9 @@ class PanesFold:
                 source.newest[key] = (chunk.version, content)
                 self._put(key)
         last = source.late
-        for view, series, start, offset, spend in chunk.late:
+        for view, series, start, offset, spend, seen in chunk.late:
             if offset > last:
-                amended = self._amended.setdefault((view, start, series), {"sum:spend:any": 0})
-                amended["sum:spend:any"] += spend
-                self._put((view, start, series))
+                self.ticks.late(seen, view, start, series, spend)
                 source.late = max(source.late, offset)
         if chunk.seal is None or chunk.version < source.version:
             return
@@ -297,8 +311,6 @@ class PanesFold:
 
     def _put(self, key: tuple[str, int, tuple[str, ...]]) -> None:
         contents = [source.newest[key][1] for source in self._sources.values() if key in source.newest]
-        if key in self._amended:
-            contents.append(self._amended[key])
         self.ticks.put(*key, contents)
 
     def _advance(self) -> None:

@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
-from builders import MINUTE, SECOND, at, call, cells, no_prices, records, rule, rule_log, view
+from builders import MINUTE, SECOND, at, call, cells, no_prices, raw, records, rule, rule_log, view
 from cluster import CALLS, PANES, SNAPSHOTS, TOPIC_ID, Cluster, Worker
 
 from rules.loader import RuleFile, nearest_exact_windows, parse_rule_files
 from rules.problem import InvalidFilesError
 from rules.transition import Transition
+from streams.fetching import Columns
 from streams.ingest import IngestConfig
 from streams.loop import Clock, Committed, Loop, Outgoing, Start
 from streams.position import Position
@@ -30,6 +31,7 @@ from streams.records import LossError, Source
 from streams.settings import Settings
 from streams.stages import IngestStage, write_position
 from streams.times import UNKNOWN
+from streams.topics import _check, planned_topics
 
 NOON = at("12:00:00")
 WINDOW = 10 * SECOND
@@ -140,7 +142,8 @@ def test_s2_a_worker_that_was_given_up_for_dead_and_comes_back_changes_nothing()
     snapshot = old.flushed(PANES)
     new.take_over()
     new.turn(NOON + MINUTE, most=250)
-    old.do(replace(chunks, commit={}))  # the broker refuses the commit of a generation that is over
+    for _ in range(2):  # a retry too; the broker refuses the commit of a generation that is over
+        old.do(replace(chunks, commit={}))
     old.read(PANES)
     old.do(replace(snapshot, commit={}))
     new.turn(NOON + 2 * MINUTE, most=200)
@@ -503,6 +506,7 @@ class Consumer:
         self.offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self.done: list[str] = []
         self.away = False
+        self.log_start = 0
         self._coordinator = self
         self._client = SimpleNamespace(
             get_random_node=lambda: 1,
@@ -527,7 +531,7 @@ class Consumer:
 
     async def beginning_offsets(self, wanted: Any) -> dict[TopicPartition, int]:
         self._answer()
-        return dict.fromkeys(wanted, 0)
+        return dict.fromkeys(wanted, self.log_start)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.at[partition] = offset
@@ -552,14 +556,17 @@ class Consumer:
 class Producer:
     """A producer whose records are acknowledged when the test says so."""
 
-    def __init__(self, done: list[str]) -> None:
+    def __init__(self, done: list[str], *, at_once: bool = False) -> None:
         self.done = done
+        self.at_once = at_once
         self.open: list[asyncio.Future[None]] = []
 
     async def send(self, topic: str, *_: Any, **__: Any) -> asyncio.Future[None]:
         self.done.append(f"sent to {topic}")
-        self.open.append(asyncio.get_running_loop().create_future())
-        return self.open[-1]
+        self.open.append(sent := asyncio.get_running_loop().create_future())
+        if self.at_once:
+            self.acknowledge()
+        return sent
 
     def acknowledge(self) -> None:
         for each in self.open:
@@ -619,6 +626,72 @@ def test_s9_the_clock_does_not_stand_in_for_the_data_of_a_source_that_is_not_idl
     worker.do(worker.ingest.flush(Clock(now + 2 * SECOND, frozenset({first, second}), 2)))
     worker.read(PANES)
     assert [(each.to_state, each.value) for each in cluster.transitions][:1] == [("firing", 42)]
+
+
+def loop_that_reads(consumer: Consumer, *answers: tuple[int, int]) -> Loop:
+    """A loop over one partition whose fetches give so many calls from these offsets on, and which then stops."""
+    stopping, left = asyncio.Event(), list(answers)
+
+    async def getmany(**_: Any) -> dict[TopicPartition, Columns]:
+        first, number = left.pop(0)
+        if not left:
+            stopping.set()
+        offsets = list(range(first, first + number))
+        values: list[bytes | None] = [raw(call(NOON + offset, feature="chat")) for offset in offsets]
+        return {ZERO: Columns(values, offsets, [NOON] * number)}
+
+    vars(consumer).update(getmany=getmany, subscribe=lambda *_, **__: None)
+    consumer._fetcher = SimpleNamespace(_records={})
+    loop = Loop(ingest_stage(), consumer, Producer([], at_once=True), stopping, lambda: NOON)
+    loop.assign({ZERO})
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("answers", "log_start", "said"),
+    [
+        (
+            [(0, 10), (30, 5), (35, 1)],
+            30,
+            "read up to offset 10 and starts at 30 now: what lies between was deleted",
+        ),
+        ([(0, 10), (0, 5), (5, 1)], 0, "read up to offset 10 and goes on at 0: its end was cut off"),
+    ],
+)
+async def test_s4_a_log_that_is_cut_off_while_it_is_read_is_not_read_on_from_its_start(
+    answers: list[tuple[int, int]], log_start: int, said: str
+) -> None:
+    """Quix Streams: the same while the worker runs: the client goes to the start of the log by itself."""
+    consumer = Consumer(ZERO)
+    loop = loop_that_reads(consumer, *answers)
+    await loop._take_over()
+    consumer.log_start = log_start
+    with pytest.raises(OffsetOutOfRangeError, match=f"llm.calls/0 was {said}"):
+        await loop.run()
+
+
+async def test_s4_offsets_that_are_missing_in_a_log_that_is_whole_are_no_loss() -> None:
+    """Quix Streams: offsets of aborted transactions and their markers are no calls."""
+    consumer = Consumer(ZERO)
+    loop = loop_that_reads(consumer, (2, 10), (15, 5), (20, 1), (30, 1))
+    await loop.run()
+    assert loop._stage.ingest.counts.accepted == 16
+
+
+@pytest.mark.parametrize(("of_the_record", "warned"), [("CreateTime", True), ("LogAppendTime", False)])
+async def test_b27_a_topic_whose_producers_set_the_time_of_records_is_warned_about_at_the_start(
+    of_the_record: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """sql-flow: there the producer's clock is the only witness, and one that is a day ahead goes unnoticed."""
+    entries = [("cleanup.policy", "delete"), ("message.timestamp.type", of_the_record)]
+
+    async def describe_configs(_: Any) -> list[Any]:
+        return [SimpleNamespace(resources=[(0, "", 2, CALLS, entries)])]
+
+    admin = Consumer(ZERO)
+    vars(admin).update(describe_configs=describe_configs)
+    await _check(admin, planned_topics(Settings())[:1])
+    assert ("set message.timestamp.type=LogAppendTime" in caplog.text) is warned
 
 
 async def test_s11_a_broker_that_is_away_at_the_start_drops_no_state() -> None:

@@ -284,7 +284,7 @@ def test_every_field_of_a_record_is_under_its_topic(heading: str, record: type[m
 
 def test_every_field_of_panes_and_alerts_is_under_its_topic() -> None:
     from streams.alert_record import _Exemplar, _Record, _Window  # noqa: PLC0415
-    from streams.chunk import _WireBlock, _WireChunk, _WireLate  # noqa: PLC0415
+    from streams.chunk import WireLate, _WireBlock, _WireChunk  # noqa: PLC0415
 
     page = text("docs/architecture.md")
     alerts: list[str] = [
@@ -295,7 +295,7 @@ def test_every_field_of_panes_and_alerts_is_under_its_topic() -> None:
     assert missing(alerts, section(page, "### llm.alerts")) == []
     panes = section(page, "### llm.panes")
     assert missing([*_WireChunk.__struct_fields__, *(f.name for f in dataclasses.fields(Seal))], panes) == []
-    arrays: Any = (*_WireBlock.__struct_fields__, *_WireLate.__struct_fields__)
+    arrays: Any = (*_WireBlock.__struct_fields__, *WireLate.__struct_fields__)
     assert [name for name in arrays if not re.search(rf"\b{name}\b", panes)] == []
 
 

@@ -254,7 +254,8 @@ def test_ids_that_were_seen_are_remembered_in_bounded_memory_and_the_used_ones_l
 def test_notify_remembers_ids_in_such_a_set() -> None:
     stage = Notify([])
     assert isinstance(stage._seen, Recent)
-    assert isinstance(stage._settled, Recent)
+    assert isinstance(stage._ended, Recent)
+    assert isinstance(stage._logged, Recent)
 
 
 # Files

@@ -57,8 +57,8 @@ class Sources:
             shard: Evaluate(shard, log) for shard in {each.view.shard(("",)) for each in self.rules}
         }
         self.counted: list[
-            tuple[str, dict[str, Any], bool]
-        ] = []  # source, call, whether only its spend counts
+            tuple[str, dict[str, Any], bool, int]
+        ] = []  # source, call, whether only its spend counts, and how far its source was sealed then
         self.high = dict.fromkeys(self.names, 0)
         self.offset = dict.fromkeys(self.names, 0)
 
@@ -68,7 +68,7 @@ class Sources:
         for event in calls:
             self.high[name] = max(self.high[name], event["at"])
             late = event["at"] // 1_000 * 1_000 + 1_000 <= self.high[name] - LATENESS.allowed_ms
-            self.counted.append((str(name), event, late))
+            self.counted.append((str(name), event, late, self.high[name] - LATENESS.allowed_ms))
         self.stage.take(records(calls, self.offset[name], name))
         self.offset[name] += len(calls)
         self.publish(self.stage.flush(name, Idle(caught_up=False, wall_ms=0, sources=self.sources)).chunks)
@@ -93,7 +93,9 @@ def naive(sources: Sources, window: Window) -> dict[Series, list[tuple[str, dict
     """The calls of each series that lie in the window by their times."""
     assert window.end_ms is not None
     found: dict[Series, list[tuple[str, dict[str, Any], bool]]] = {}
-    for name, event, late in sources.counted:
+    for name, event, late, sealed in sources.counted:
+        if late and sealed >= window.end_ms:
+            continue  # ticks after that see it
         if window.end_ms - window.span_ms <= event["at"] // 1_000 * 1_000 < window.end_ms:
             found.setdefault((event["feature"],), []).append((name, event, late))
     return found

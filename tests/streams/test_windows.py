@@ -92,9 +92,10 @@ class Sources:
 def naive(sources: Sources, window: Window) -> dict[Series, list[tuple[str, dict[str, Any], bool]]]:
     """The calls of each series that lie in the window by their times."""
     assert window.end_ms is not None
+    watermark = next(iter(sources.shards.values())).watermark_ms
     found: dict[Series, list[tuple[str, dict[str, Any], bool]]] = {}
     for name, event, late, sealed in sources.counted:
-        if late and sealed >= window.end_ms:
+        if late and sealed >= watermark:
             continue  # ticks after that see it
         if window.end_ms - window.span_ms <= event["at"] // 1_000 * 1_000 < window.end_ms:
             found.setdefault((event["feature"],), []).append((name, event, late))
